@@ -1,0 +1,1 @@
+"""Models in memory, faces to ages and genders, and the bounded pool that does the work. No HTTP."""

@@ -1,0 +1,100 @@
+"""YuNet's file: where it is looked for, and how it gets there; it is downloaded once, never shipped."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+from platformdirs import user_cache_path
+
+# The revision is fixed so that the address keeps meaning the bytes that the digest stands for.
+YUNET_URL = (
+    "https://media.githubusercontent.com/media/opencv/opencv_zoo/47534e27c9851bb1128ccc0102f1145e27f23f98/"
+    "models/face_detection_yunet/face_detection_yunet_2023mar.onnx"
+)
+YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+YUNET_SIZE = 232_589
+"""Bytes of the published file."""
+
+
+class DetectorFileError(Exception):
+    """YuNet's file is wrong, or could not be had or stored; str(e) is one line for the operator."""
+
+
+def cached_path() -> Path:
+    """Where `fetch` puts the file and `find` looks for it: the user's cache directory."""
+    return user_cache_path("agegender") / "face_detection_yunet_2023mar.onnx"
+
+
+def find(path: Path | None = None) -> Path | None:
+    """YuNet's file: `path` where one is named, else the cached one, else None.
+
+    Raises DetectorFileError where `path` is missing, or where either file is not the published one.
+    """
+    found = cached_path() if path is None else path
+    if path is None and not found.exists():
+        return None
+    _checked(_read(found), str(found))
+    return found
+
+
+def fetch(source: Path | None = None, on_progress: Callable[[int], None] = lambda _: None) -> Path:
+    """Put the published file into the user's cache directory, from its address or from `source`.
+
+    `on_progress` is told how many bytes, of `YUNET_SIZE`, have come so far. The file appears whole or not
+    at all. Returns its path; raises DetectorFileError.
+    """
+    data = _download(on_progress) if source is None else _read(source)
+    _checked(data, "What was downloaded" if source is None else str(source))
+    target = cached_path()
+    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(data)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise DetectorFileError(f"{target} cannot be written ({error.strerror}).") from error
+    return target
+
+
+def _download(on_progress: Callable[[int], None]) -> bytes:
+    data = bytearray()
+    try:
+        with httpx.stream("GET", YUNET_URL, follow_redirects=True, timeout=10) as response:
+            response.raise_for_status()
+            for chunk in response.iter_bytes():
+                data += chunk
+                on_progress(len(data))
+                if len(data) > YUNET_SIZE:
+                    break  # the digest cannot match any more
+    except httpx.HTTPStatusError as error:
+        reason = f"it answered {error.response.status_code}"
+    except httpx.HTTPError:
+        reason = "it cannot be reached from here"
+    else:
+        return bytes(data)
+    raise DetectorFileError(
+        f"YuNet could not be downloaded from {YUNET_URL}: {reason}; the service goes on with Haar, "
+        "and `agegender fetch-detector --from PATH` takes a file that you have."
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DetectorFileError(f"The detector file {path} cannot be read ({error.strerror}).") from error
+
+
+def _checked(data: bytes, name: str) -> None:
+    if hashlib.sha256(data).hexdigest() != YUNET_SHA256:
+        raise DetectorFileError(
+            f"{name} is not the published YuNet (its SHA-256 differs) and was refused: "
+            "run `agegender fetch-detector`."
+        )

@@ -1,0 +1,276 @@
+"""A bounded pool of worker threads for work that would block the event loop.
+
+Admission is apart from work: a ticket is given, or refused, at once, before anything is read for it. It
+stands for one place among the workers and in the queue until it is given back.
+
+    with pool.admit() as ticket:                  # or Overloaded
+        body = await read()
+        answer = await ticket.run(lambda worker: worker.predict(body))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+W = TypeVar("W")
+T = TypeVar("T")
+
+
+class Overloaded(Exception):
+    """Every place is taken."""
+
+
+class QueueTimeout(Overloaded):
+    """The work waited longer in the queue than is allowed, and was not begun."""
+
+
+class ShuttingDown(Overloaded):
+    """The pool takes no more work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Tickets out, work waiting and running at one moment; refused and timed out since the start."""
+
+    admitted: int
+    waiting: int
+    running: int
+    refused: int
+    timed_out: int
+
+
+class Pool(Generic[W]):
+    """Worker threads, each with a worker of its own from `make_worker`, and a bounded number of places.
+
+    There are `workers` + `queue_size` places. Work that has waited for more than `queue_timeout` seconds is
+    not begun.
+    """
+
+    def __init__(
+        self, make_worker: Callable[[], W], *, workers: int, queue_size: int, queue_timeout: float
+    ) -> None:
+        self.workers = workers
+        self.places = workers + queue_size
+        self._make_worker = make_worker
+        self._queue_timeout = queue_timeout
+        self._lock = threading.Lock()
+        self._work_came = threading.Condition(self._lock)
+        self._ticket_came_back = threading.Condition(self._lock)
+        self._queue: deque[_Job[W]] = deque()
+        self._threads: list[threading.Thread] = []
+        self._open = False
+        self._stopped = False
+        self._admitted = self._running = self._refused = self._timed_out = 0
+
+    def start(self) -> None:
+        """Start the threads and wait until each has made its worker; raises what making one raised."""
+        made: list[concurrent.futures.Future[None]] = []
+        for index in range(self.workers):
+            made.append(concurrent.futures.Future())
+            # Daemons, so that a worker that hangs does not keep the process from ending after `drain`.
+            thread = threading.Thread(
+                target=self._serve, args=(made[-1],), name=f"worker-{index}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+        concurrent.futures.wait(made)
+        try:
+            for outcome in made:
+                outcome.result()
+        except BaseException:
+            self._stop()
+            raise
+        self._open = True
+
+    def admit(self) -> Ticket[W]:
+        """Take a place, or raise Overloaded or ShuttingDown at once."""
+        with self._lock:
+            if not self._open or self._admitted >= self.places:
+                self._refused += 1
+                if not self._open:
+                    raise ShuttingDown("The service is shutting down: try again in a few seconds.")
+                raise Overloaded("The service has as much to do as it can take: try again in a few seconds.")
+            self._admitted += 1
+        return Ticket(self)
+
+    def load(self) -> Load:
+        """What the pool has to do right now."""
+        with self._lock:
+            return Load(self._admitted, len(self._queue), self._running, self._refused, self._timed_out)
+
+    def close(self) -> None:
+        """Admit nothing more; what has been admitted goes on."""
+        with self._lock:
+            self._open = False
+
+    async def drain(self, grace: float) -> bool:
+        """Close, wait at most `grace` seconds until every ticket is back, and stop the workers.
+
+        True if every ticket came back; if not, work still in the queue fails with ShuttingDown.
+        """
+        self.close()
+        return await asyncio.to_thread(self._drain, grace)
+
+    def _drain(self, grace: float) -> bool:
+        with self._lock:
+            finished = self._ticket_came_back.wait_for(lambda: self._admitted == 0, grace)
+        self._stop()
+        if finished:
+            for thread in self._threads:
+                thread.join()
+        return finished
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            left = list(self._queue)
+            self._queue.clear()
+            for job in left:
+                self._release(job)
+            self._work_came.notify_all()
+        for job in left:
+            _settle(job, error=ShuttingDown("The service shut down before it came to this: try again."))
+
+    def _serve(self, made: concurrent.futures.Future[None]) -> None:
+        try:
+            worker = self._make_worker()
+        except BaseException as error:
+            made.set_exception(error)
+            return
+        made.set_result(None)
+        while self._serve_one(worker):
+            pass
+
+    def _serve_one(self, worker: W) -> bool:
+        """Wait for a job and do it; False when there will be none.
+
+        One call a job, so that no local keeps its image while the worker waits for the next.
+        """
+        with self._lock:
+            self._work_came.wait_for(lambda: self._queue or self._stopped)
+            if self._stopped:
+                return False
+            job = self._queue.popleft()
+            late = time.monotonic() >= job.deadline
+            if late:
+                self._timed_out += 1
+                self._release(job)
+            else:
+                self._running += 1
+        if late:
+            _settle(job, error=QueueTimeout("The service is busy and this waited too long: try again later."))
+            return True
+        value, error = None, None
+        try:
+            value = job.work(worker)
+        except BaseException as raised:  # whatever it is, it belongs to who awaits it, and the thread goes on
+            error = raised
+        with self._lock:
+            self._running -= 1
+            self._release(job)
+        _settle(job, value, error)
+        # A traceback holds this frame: with either of these in it, a cycle would keep the image until a collection.
+        del job, error
+        return True
+
+    def _enqueue(self, job: _Job[W]) -> None:
+        with self._lock:
+            if job.ticket.busy or job.ticket.given_back:
+                raise RuntimeError("a ticket runs one piece of work at a time, while it is held")
+            if self._stopped:
+                raise ShuttingDown("The service shut down before it came to this: try again.")
+            job.ticket.busy = True
+            self._queue.append(job)
+            self._work_came.notify()
+
+    def _withdraw(self, job: _Job[W]) -> None:
+        """Take a job that nobody awaits any more out of the queue, if it is still there."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._queue.remove(job)
+            self._release(job)
+
+    def _release(self, job: _Job[W]) -> None:
+        """A job has left queue and worker; the lock is held."""
+        job.ticket.busy = False
+        if job.ticket.given_back:
+            self._free_place()
+
+    def _give_back(self, ticket: Ticket[W]) -> None:
+        with self._lock:
+            ticket.given_back = True
+            if (
+                not ticket.busy
+            ):  # else a worker is still at it, though nobody awaits it, and takes up the place
+                self._free_place()
+
+    def _free_place(self) -> None:
+        self._admitted -= 1
+        self._ticket_came_back.notify_all()
+
+
+class Ticket(Generic[W]):
+    """A place in the pool, to be used in a `with` block that gives it back."""
+
+    def __init__(self, pool: Pool[W]) -> None:
+        self._pool = pool
+        self.busy = False
+        self.given_back = False
+
+    def __enter__(self) -> Ticket[W]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool._give_back(self)
+
+    async def run(self, work: Callable[[W], T]) -> T:
+        """What `work` returns or raises, called with a worker on its thread; one at a time for a ticket.
+
+        Raises QueueTimeout or ShuttingDown where it is not begun. Cancelled while it waits, it never is.
+        """
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        job = _Job(self, work, time.monotonic() + self._pool._queue_timeout, result)
+        self._pool._enqueue(job)
+        try:
+            return await result
+        finally:
+            self._pool._withdraw(job)
+            del job, result  # for the same reason as in _serve_one
+
+
+@dataclass(eq=False, slots=True)
+class _Job(Generic[W]):
+    ticket: Ticket[W]
+    work: Callable[[W], Any]
+    deadline: float
+    result: asyncio.Future[Any]
+
+
+def _settle(job: _Job[Any], value: object = None, error: BaseException | None = None) -> None:
+    """Hand the outcome of `job` to the event loop on which it is awaited."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+        job.result.get_loop().call_soon_threadsafe(_resolve, job.result, value, error)
+
+
+def _resolve(result: asyncio.Future[Any], value: object, error: BaseException | None) -> None:
+    if result.done():  # cancelled
+        return
+    if error is None:
+        result.set_result(value)
+    else:
+        result.set_exception(error)
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,197 @@
+"""An image file to its faces, each with an age and a gender."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from app.inference.ages import expectation, quantiles
+from app.inference.session import Session
+from app.inference.variants import AgeInterval, Catalogue
+from app.vision.align import crop_face, crop_whole
+from app.vision.decode import decode
+from app.vision.detect import DEFAULT_MAX_SIDE, Box, Face, Haar, Landmarks, YuNet
+
+DetectorChoice = Literal["auto", "yunet", "haar", "none"]
+
+
+class DetectorUnavailable(Exception):
+    """YuNet was asked for and its file is not there; str(e) is a sentence for the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Age:
+    """Estimate and interval, years; the true age lies in the interval with probability `coverage`."""
+
+    years: float
+    low: float
+    high: float
+    coverage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gender:
+    """The likelier label, and its probability: at least 0.5."""
+
+    label: Literal["female", "male"]
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class FaceEstimate:
+    """One face: where it is, in pixels of the upright image, and what the model says of it."""
+
+    box: Box
+    confidence: float | None
+    landmarks: Landmarks | None
+    age: Age
+    gender: Gender
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds spent; `predict` is cropping and running the model."""
+
+    decode: float
+    detect: float
+    predict: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What was found in an image of `width` x `height` (upright), by "yunet", "haar" or "none".
+
+    `faces` come by box area, largest first.
+    """
+
+    model: str
+    detector: str
+    width: int
+    height: int
+    faces: tuple[FaceEstimate, ...]
+    timings_ms: Timings
+
+
+class Predictor:
+    """Decodes, detects, crops and runs the model, on one thread: detectors are not shared, sessions are."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        yunet_path: Path | None,
+        max_pixels: int = 40_000_000,
+        detect_max_side: int = DEFAULT_MAX_SIDE,
+    ) -> None:
+        # There are as many workers as cores: OpenCV's own threads, one a core unless the process says
+        # otherwise, would take turns with them.
+        cv2.setNumThreads(1)
+        self._catalogue = catalogue
+        self._max_pixels = max_pixels
+        self._yunet = None if yunet_path is None else YuNet(yunet_path, detect_max_side)
+        self._haar = Haar(detect_max_side)
+
+    def predict(
+        self,
+        data: bytes | memoryview,
+        *,
+        model: str,
+        detector: DetectorChoice = "auto",
+        min_confidence: float | None = None,
+        max_faces: int = 20,
+    ) -> Prediction:
+        """Estimate age and gender of the `max_faces` largest faces in an image file.
+
+        `min_confidence` in 0..1, or None for the detector's own. Raises UnknownModel, ModelUnavailable,
+        DetectorUnavailable, ImageUnreadable or ImageTooLarge.
+        """
+        begun = time.perf_counter()
+        session = self._catalogue.session(model)
+        interval = self._catalogue[model].variant.age_interval
+        finder = self._detector(detector)
+
+        image = decode(data, self._max_pixels)
+        height, width = image.shape[:2]
+        decoded = time.perf_counter()
+
+        if finder is None:
+            faces = [Face(Box(0, 0, width, height))]
+        else:  # which gives the largest first
+            faces = finder.detect(image, min_confidence)[:max_faces]
+        detected = time.perf_counter()
+
+        crops = [crop_face(image, face) for face in faces] if finder else [crop_whole(image)]
+        estimates = _estimate(session, interval, faces, crops)
+        predicted = time.perf_counter()
+
+        return Prediction(
+            model=model,
+            detector="none" if finder is None else finder.name,
+            width=width,
+            height=height,
+            faces=estimates,
+            timings_ms=Timings(
+                decode=1000 * (decoded - begun),
+                detect=1000 * (detected - decoded),
+                predict=1000 * (predicted - detected),
+                total=1000 * (predicted - begun),
+            ),
+        )
+
+    def warm(self) -> None:
+        """Run each detector and each loaded model once, since the first time is slow."""
+        blank = np.zeros((480, 640, 3), np.uint8)
+        for finder in (self._yunet, self._haar):
+            if finder is not None:
+                finder.detect(blank)
+        for model in self._catalogue:
+            if model.session is not None:
+                model.session.run(crop_whole(blank)[np.newaxis])
+
+    def _detector(self, choice: DetectorChoice) -> YuNet | Haar | None:
+        match choice:
+            case "none":
+                return None
+            case "haar":
+                return self._haar
+            case "auto":
+                return self._yunet or self._haar
+            case "yunet":
+                if self._yunet is None:
+                    raise DetectorUnavailable(
+                        "The detector yunet is not installed here: use auto or haar, or let the operator run "
+                        "`agegender fetch-detector` and start the service again."
+                    )
+                return self._yunet
+
+
+def _estimate(
+    session: Session, interval: AgeInterval, faces: list[Face], crops: list[NDArray[np.uint8]]
+) -> tuple[FaceEstimate, ...]:
+    """Run the model on all crops at once, and read its probabilities in years and labels."""
+    if not faces:
+        return ()
+    age, male = session.run(np.stack(crops))
+    years = expectation(age)
+    bounds = quantiles(age, (interval.low_quantile, interval.high_quantile))
+    return tuple(
+        FaceEstimate(
+            box=face.box,
+            confidence=face.confidence,
+            landmarks=face.landmarks,
+            age=Age(float(mean), float(low), float(high), interval.coverage),
+            gender=_gender(float(probability)),
+        )
+        for face, mean, (low, high), probability in zip(faces, years, bounds, male, strict=True)
+    )
+
+
+def _gender(male: float) -> Gender:
+    return Gender("male", male) if male >= 0.5 else Gender("female", 1 - male)

@@ -1,0 +1,100 @@
+"""A face to its crop: the one geometry, used by training and by the service alike.
+
+The canonical frame is that of UTKFace's aligned chips (200x200 pixels). `python -m training template` measures
+where YuNet's five points and Haar's box lie in it and prints the constants below.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from app.vision.detect import Box, Face, Image, Landmarks
+
+CROP_SIZE = 128
+"""Side of a crop, pixels."""
+
+CHIP_SIZE = 200
+"""Side of a UTKFace chip, pixels: the unit of the constants below."""
+
+TEMPLATE = np.array(
+    [(58.6, 57.7), (136.5, 58.7), (95.0, 100.1), (62.8, 136.2), (128.7, 137.2)], np.float32
+)
+"""Medians of YuNet's landmarks over chips, (5, 2) x, y in chip pixels, in the order of `LANDMARK_NAMES`."""
+
+HAAR_BOX = (16.0, 4.0, 165.0)
+"""Medians of x, y and side of Haar's box over chips, in chip pixels."""
+
+# Samples per output pixel and axis; more would only cost time where a face fills many megapixels.
+_MAX_OVERSAMPLING = 8
+
+
+def crop_face(image: Image, face: Face) -> NDArray[np.uint8]:
+    """The crop of `face` from `image` (height, width, 3) BGR: (128, 128, 3) RGB uint8; black beyond the image."""
+    transform = None if face.landmarks is None else similarity_to_template(face.landmarks)
+    if transform is None:
+        transform = _box_to_frame(face.box)
+    return _warp(image, transform)
+
+
+def crop_whole(image: Image) -> NDArray[np.uint8]:
+    """An image (height, width, 3) BGR that is one face already cropped, resized as it is: (128, 128, 3) RGB."""
+    shrinks = min(image.shape[:2]) > CROP_SIZE
+    resized = cv2.resize(
+        image, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    return np.asarray(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def similarity_to_template(landmarks: Landmarks) -> NDArray[np.float64] | None:
+    """The least-squares similarity from five points (5, 2) onto the template, as (2, 3), in chip pixels.
+
+    Closed form in the plane (Umeyama 1991 without reflection). None where the points all but coincide.
+    """
+    source = landmarks[:, 0].astype(np.float64) + 1j * landmarks[:, 1].astype(np.float64)
+    target = TEMPLATE[:, 0].astype(np.float64) + 1j * TEMPLATE[:, 1].astype(np.float64)
+    source_mean, target_mean = source.mean(), target.mean()
+    centred = source - source_mean
+    spread = float(np.vdot(centred, centred).real)
+    if not math.isfinite(spread) or spread < 1.0:
+        return None
+    rotation = complex(np.vdot(centred, target - target_mean)) / spread  # scale and angle in one number
+    if abs(rotation) < 1e-4:
+        return None
+    shift = complex(target_mean - rotation * source_mean)
+    return np.array(
+        [[rotation.real, -rotation.imag, shift.real], [rotation.imag, rotation.real, shift.imag]]
+    )
+
+
+def _box_to_frame(box: Box) -> NDArray[np.float64]:
+    """The upright similarity that puts the centre and the mean side of `box` where Haar's box lies on chips."""
+    x, y, side = HAAR_BOX
+    scale = side / math.sqrt(box.area)
+    centre_x, centre_y = box.x + (box.width - 1) / 2, box.y + (box.height - 1) / 2
+    return np.array(
+        [
+            [scale, 0.0, x + (side - 1) / 2 - scale * centre_x],
+            [0.0, scale, y + (side - 1) / 2 - scale * centre_y],
+        ]
+    )
+
+
+def _warp(image: Image, to_chip: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """One warp from image to crop; where it shrinks, each output pixel is the mean of several samples."""
+    scale = math.hypot(to_chip[0, 0], to_chip[1, 0]) * CROP_SIZE / CHIP_SIZE
+    oversampling = min(_MAX_OVERSAMPLING, max(1, math.ceil(1 / scale)))
+    side = CROP_SIZE * oversampling
+    # Pixel centres lie at whole numbers, so a change of resolution also moves the origin by half a pixel.
+    zoom = side / CHIP_SIZE
+    matrix = to_chip * zoom
+    matrix[:, 2] += 0.5 * zoom - 0.5
+    warped = cv2.warpAffine(
+        image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0)
+    )
+    if oversampling > 1:
+        warped = cv2.resize(warped, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(warped, cv2.COLOR_BGR2RGB), np.uint8)

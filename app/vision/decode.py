@@ -1,0 +1,102 @@
+"""Bytes to pixels: whatever a file holds becomes upright 8-bit BGR, or a sentence that says why not."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from app.vision.errors import ImageTooLarge, ImageUnreadable
+from app.vision.header import Header, read_header
+
+__all__ = ["ImageTooLarge", "ImageUnreadable", "decode"]
+
+_DAMAGED = "The image is damaged: its {} data cannot be decoded. Send an intact file, or save it anew."
+_CUT_SHORT = "The image is cut short: its {} data ends too early. Send the whole file."
+
+# What libjpeg makes of a missing remainder: all coefficients zero, in YCbCr and grey, then in CMYK.
+_JPEG_FILLINGS = (128, 64)
+# Entropy-coded data that decodes to anything but grey.
+_JPEG_NOISE = bytes(np.random.default_rng(0).integers(1, 255, 256, np.uint8))
+
+
+def decode(data: bytes | memoryview, max_pixels: int = 40_000_000) -> NDArray[np.uint8]:
+    """Decode a JPEG, PNG, WebP, BMP or AVIF file, known by its content.
+
+    Returns (height, width, 3) uint8 BGR, turned upright as the file asks. Grey and palette images become
+    colour, 16 bits are scaled to 8, and transparency is laid over white; of an animation it is the first picture.
+    Raises ImageTooLarge, before decoding, where there are more than `max_pixels`, and ImageUnreadable for
+    anything else that does not come out whole.
+    """
+    header = read_header(data)
+    if header.pixels > max_pixels:
+        raise ImageTooLarge(
+            f"The image has {header.pixels / 1e6:.1f} million pixels; at most {max_pixels / 1e6:.1f} million are "
+            "allowed. Send a smaller one."
+        )
+    # What follows the image in the file, no decoder needs to see.
+    encoded = np.frombuffer(data, np.uint8)[: header.end]
+    image = _pixels(encoded, header)
+    if header.format == "JPEG" and _looks_filled(image):
+        noisy = np.concatenate([encoded[:-2], np.frombuffer(_JPEG_NOISE, np.uint8), encoded[-2:]])
+        # A whole picture is decoded before the noise comes; one that ended early takes it for picture.
+        if not np.array_equal(image, _pixels(noisy, header)):
+            raise ImageUnreadable(_CUT_SHORT.format("JPEG"))
+    if header.transparent or image.ndim != 3:
+        image = _over_white(image, header.depth)
+    return _upright(image, header.orientation)
+
+
+def _pixels(encoded: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
+    """What OpenCV reads, not turned: BGR, or with transparency as it comes. Raises ImageUnreadable."""
+    # OpenCV turns JPEG, PNG and WebP but not AVIF; with this flag, none, and one way serves for all.
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    if header.transparent:
+        flags = cv2.IMREAD_UNCHANGED
+    try:
+        image = cv2.imdecode(encoded, flags)
+    except cv2.error:
+        image = None
+    if image is None or image.shape[:2] != (header.height, header.width):
+        raise ImageUnreadable(_DAMAGED.format(header.format))
+    return image  # type: ignore[return-value]
+
+
+def _looks_filled(image: NDArray[np.uint8]) -> bool:
+    """Whether the lowest blocks of a decoded JPEG are of the grey that stands for data that never came."""
+    value = int(image[-1, -1, 0])
+    return value in _JPEG_FILLINGS and bool((image[-8:] == value).all())
+
+
+def _over_white(image: NDArray[np.uint8] | NDArray[np.uint16], depth: int) -> NDArray[np.uint8]:
+    """Lay (h, w), (h, w, 3) or (h, w, 4) of `depth` bits over white, as the pages do that people look at it on.
+
+    The colour under full transparency is what an editor left there, often black: dropping alpha would show it.
+    """
+    if image.dtype == np.uint16:
+        image = cv2.convertScaleAbs(image, alpha=255 / (2**depth - 1))
+    if image.ndim == 2:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    if image.shape[2] == 3:
+        return image
+    alpha = cv2.cvtColor(image[:, :, 3], cv2.COLOR_GRAY2BGR)
+    darkness = cv2.bitwise_not(cv2.cvtColor(image, cv2.COLOR_BGRA2BGR))
+    return cv2.bitwise_not(cv2.multiply(darkness, alpha, dst=darkness, scale=1 / 255), dst=darkness)
+
+
+def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Undo an EXIF orientation, 1 to 8."""
+    if orientation in (5, 7):
+        image = cv2.transpose(image)
+    turn = {
+        3: cv2.ROTATE_180,
+        6: cv2.ROTATE_90_CLOCKWISE,
+        7: cv2.ROTATE_180,
+        8: cv2.ROTATE_90_COUNTERCLOCKWISE,
+    }
+    mirror = {2: 1, 4: 0}
+    if orientation in turn:
+        return cv2.rotate(image, turn[orientation])
+    if orientation in mirror:
+        return cv2.flip(image, mirror[orientation])
+    return image

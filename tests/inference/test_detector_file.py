@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from app.inference import detector_file
+from app.inference.detector_file import DetectorFileError, cached_path, fetch, find
+
+PUBLISHED = bytes(range(256)) * 400
+YUNET = Path(__file__).parents[3] / "shared/weights/face_detection_yunet_2023mar.onnx"
+
+
+@dataclass
+class Site:
+    """An HTTP server on this machine, and what it answers."""
+
+    status: int = 200
+    body: bytes = PUBLISHED
+    location: str | None = None
+    claimed_length: int | None = None
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(detector_file, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    return tmp_path / "cache" / "agegender"
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Site]:  # noqa: ARG001 (nothing is written elsewhere)
+    site = Site()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            site.requests.append(self.path)
+            moved = site.location is not None and self.path == "/yunet.onnx"
+            self.send_response(302 if moved else site.status)
+            if moved:
+                self.send_header("Location", str(site.location))
+            length = len(site.body) if site.claimed_length is None else site.claimed_length
+            self.send_header("Content-Length", "0" if moved else str(length))
+            self.end_headers()
+            if not moved:
+                self.wfile.write(site.body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(detector_file, "YUNET_URL", f"http://127.0.0.1:{server.server_port}/yunet.onnx")
+    monkeypatch.setattr(detector_file, "YUNET_SHA256", hashlib.sha256(PUBLISHED).hexdigest())
+    monkeypatch.setattr(detector_file, "YUNET_SIZE", len(PUBLISHED))
+    yield site
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_file_is_downloaded_and_then_found(site: Site, cache: Path) -> None:
+    assert find() is None
+    progress: list[int] = []
+    path = fetch(on_progress=progress.append)
+    assert path == find() == cached_path()
+    assert path.parent == cache
+    assert path.read_bytes() == PUBLISHED
+    assert progress == sorted(progress)
+    assert progress[-1] == len(PUBLISHED)
+    assert [file.name for file in cache.iterdir()] == [path.name]
+
+
+def test_a_redirection_is_followed(site: Site) -> None:
+    site.location = "/elsewhere"
+    assert fetch().read_bytes() == PUBLISHED
+    assert site.requests == ["/yunet.onnx", "/elsewhere"]
+
+
+@pytest.mark.parametrize(
+    "body", [PUBLISHED[:-1] + b"?", PUBLISHED[:1000], b"", PUBLISHED + b"more", b"x" * 50_000_000],
+    ids=["altered", "short", "empty", "longer", "endless"],
+)  # fmt: skip
+def test_other_bytes_than_the_published_are_refused_and_not_kept(
+    site: Site, cache: Path, body: bytes
+) -> None:
+    site.body = body
+    progress = [0]
+    with pytest.raises(DetectorFileError, match="What was downloaded is not the published YuNet"):
+        fetch(on_progress=progress.append)
+    assert progress[-1] < 1_000_000
+    assert not cache.exists()
+    assert find() is None
+
+
+def test_a_download_that_breaks_off_or_is_refused_is_one_line(site: Site, cache: Path) -> None:
+    site.claimed_length = len(PUBLISHED) + 1
+    with pytest.raises(DetectorFileError, match=r"^YuNet could not be downloaded .*cannot be reached[^\n]*$"):
+        fetch()
+    site.claimed_length, site.status = None, 404
+    with pytest.raises(
+        DetectorFileError, match=r"^YuNet could not be downloaded .*answered 404[^\n]*--from PATH"
+    ):
+        fetch()
+    assert not cache.exists()
+
+
+def test_offline_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(detector_file, "YUNET_URL", "http://127.0.0.1:9/yunet.onnx")  # nobody listens there
+    with pytest.raises(
+        DetectorFileError, match=r"^YuNet could not be downloaded [^\n]*goes on with Haar[^\n]*$"
+    ):
+        fetch()
+    assert not cache.exists()
+
+
+def test_a_file_that_one_has_is_taken_without_the_network(site: Site, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.onnx"
+    mine.write_bytes(PUBLISHED)
+    assert fetch(mine).read_bytes() == PUBLISHED
+    assert site.requests == []
+    mine.write_bytes(b"something else")
+    with pytest.raises(DetectorFileError, match=r"mine\.onnx is not the published YuNet"):
+        fetch(mine)
+    assert find() == cached_path()
+    with pytest.raises(DetectorFileError, match=r"missing\.onnx cannot be read"):
+        fetch(tmp_path / "missing.onnx")
+
+
+def test_a_cached_file_that_was_damaged_is_refused_until_it_is_fetched_again(site: Site) -> None:
+    path = fetch()
+    path.write_bytes(PUBLISHED[:-1])
+    with pytest.raises(DetectorFileError, match="run `agegender fetch-detector`"):
+        find()
+    fetch()
+    assert find() == path
+
+
+def test_a_file_named_by_the_operator_must_be_there_and_be_the_published_one(
+    site: Site, tmp_path: Path
+) -> None:
+    named = tmp_path / "named.onnx"
+    with pytest.raises(DetectorFileError, match=r"named\.onnx cannot be read"):
+        find(named)
+    named.write_bytes(b"something else")
+    with pytest.raises(DetectorFileError, match=r"named\.onnx is not the published YuNet"):
+        find(named)
+    named.write_bytes(PUBLISHED)
+    assert find(named) == named
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(site: Site, cache: Path) -> None:
+    cache.parent.write_text("a file where the directory should be")
+    with pytest.raises(DetectorFileError, match=r"cannot be written \([^\n]*\)\.$"):
+        fetch()
+
+
+@pytest.mark.skipif(not YUNET.exists(), reason="needs YuNet's file in ../shared")
+def test_the_digest_and_the_size_are_those_of_the_published_file(cache: Path) -> None:
+    assert find(YUNET) == YUNET
+    assert YUNET.stat().st_size == detector_file.YUNET_SIZE
+    assert fetch(YUNET).parent == cache

@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from app.inference.pool import Load, Overloaded, Pool, QueueTimeout, ShuttingDown, available_cores
+
+PATIENCE = 30  # seconds until a test that hangs fails
+
+
+class Worker:
+    """Notes the thread that it was made on."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+
+
+class Gate:
+    """Work that begins when a worker takes it and ends when the gate opens."""
+
+    def __init__(self) -> None:
+        self._begun = threading.Semaphore(0)
+        self._open = threading.Event()
+
+    def work(self, worker: Worker) -> int:
+        self._begun.release()
+        assert self._open.wait(PATIENCE)
+        return worker.thread
+
+    async def begun(self, n: int = 1) -> None:
+        """Wait until `n` more pieces of this work have begun."""
+        for _ in range(n):
+            assert await asyncio.to_thread(self._begun.acquire, timeout=PATIENCE)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@contextmanager
+def running(workers: int = 1, queue_size: int = 4, queue_timeout: float = PATIENCE) -> Iterator[Pool[Worker]]:
+    pool = Pool(Worker, workers=workers, queue_size=queue_size, queue_timeout=queue_timeout)
+    pool.start()
+    try:
+        yield pool
+    finally:
+        assert asyncio.run(pool.drain(PATIENCE)), "a ticket never came back"
+        left = pool.load()
+        assert (left.admitted, left.waiting, left.running) == (0, 0, 0)
+
+
+async def request(pool: Pool[Worker], work: Callable[[Worker], object]) -> object:
+    """What a handler does: a place, then the work."""
+    with pool.admit() as ticket:
+        return await ticket.run(work)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop turn until `condition`; the test's own limit is its only deadline."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), PATIENCE))  # type: ignore[arg-type]
+
+
+def test_beyond_workers_and_queue_admission_is_refused_at_once_and_what_was_admitted_succeeds() -> None:
+    with running(workers=2, queue_size=3) as pool:
+
+        async def test() -> None:
+            gate = Gate()
+            admitted = [asyncio.create_task(request(pool, gate.work)) for _ in range(5)]
+            await gate.begun(2)
+            assert pool.load() == Load(admitted=5, waiting=3, running=2, refused=0, timed_out=0)
+
+            for refusals in range(1, 11):
+                with pytest.raises(Overloaded):
+                    pool.admit()
+                assert pool.load().refused == refusals
+            assert pool.load().waiting == 3
+
+            gate.open()
+            threads = await asyncio.gather(*admitted)
+            assert len(threads) == 5
+            assert pool.load() == Load(admitted=0, waiting=0, running=0, refused=10, timed_out=0)
+            with pool.admit():
+                pass
+
+        run(test)
+
+
+def test_a_place_is_taken_from_admission_on_before_there_is_any_work() -> None:
+    with running(workers=1, queue_size=1) as pool:
+        with pool.admit(), pool.admit():
+            with pytest.raises(Overloaded):
+                pool.admit()
+        with pool.admit(), pool.admit():
+            pass
+
+
+def test_each_worker_is_made_and_used_on_a_thread_of_its_own() -> None:
+    with running(workers=3) as pool:
+
+        async def test() -> None:
+            gate = Gate()
+            held = [asyncio.create_task(request(pool, gate.work)) for _ in range(3)]
+            await gate.begun(3)
+            gate.open()
+            assert len({*await asyncio.gather(*held)} - {threading.get_ident()}) == 3
+            assert await request(pool, lambda worker: worker.thread == threading.get_ident())
+
+        run(test)
+
+
+def test_the_event_loop_and_the_queue_go_in_order_while_a_worker_is_busy() -> None:
+    with running() as pool:
+
+        async def test() -> None:
+            gate, order = Gate(), []
+            held = asyncio.create_task(request(pool, gate.work))
+            await gate.begun()
+            waiting = [asyncio.create_task(request(pool, lambda _, n=n: order.append(n))) for n in range(4)]
+            await until(lambda: pool.load().waiting == 4)
+            assert order == []
+            gate.open()
+            await asyncio.gather(held, *waiting)
+            assert order == [0, 1, 2, 3]
+
+        run(test)
+
+
+@pytest.mark.parametrize("error", [ValueError("damaged"), SystemExit(3), KeyboardInterrupt()])
+def test_what_work_raises_reaches_its_own_caller_and_the_worker_goes_on(error: BaseException) -> None:
+    def fail(_: Worker) -> None:
+        raise error
+
+    with running() as pool:
+
+        async def test() -> None:
+            before = await request(pool, lambda worker: worker.thread)
+            try:
+                await request(pool, fail)
+            except BaseException as raised:
+                assert raised is error
+            else:
+                pytest.fail("nothing was raised")
+            assert await request(pool, lambda worker: worker.thread) == before
+
+        run(test)
+
+
+def test_work_whose_caller_has_gone_is_never_begun_and_its_place_is_free_at_once() -> None:
+    with running(workers=1, queue_size=1) as pool:
+
+        async def test() -> None:
+            gate, begun = Gate(), []
+            held = asyncio.create_task(request(pool, gate.work))
+            await gate.begun()
+            gone = asyncio.create_task(request(pool, begun.append))
+            await until(lambda: pool.load().waiting == 1)
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+            assert pool.load() == Load(admitted=1, waiting=0, running=1, refused=0, timed_out=0)
+            instead = asyncio.create_task(request(pool, lambda _: "served"))
+            gate.open()
+            assert await instead == "served"
+            await held
+            assert begun == []
+
+        run(test)
+
+
+def test_work_whose_caller_goes_while_it_runs_keeps_its_place_until_it_ends() -> None:
+    with running(workers=1, queue_size=0) as pool:
+
+        async def test() -> None:
+            gate = Gate()
+            gone = asyncio.create_task(request(pool, gate.work))
+            await gate.begun()
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+            with pytest.raises(Overloaded):
+                pool.admit()
+            gate.open()
+            await until(lambda: pool.load().admitted == 0)
+            assert await request(pool, lambda _: "served") == "served"
+
+        run(test)
+
+
+def test_work_that_waited_too_long_is_not_begun() -> None:
+    with running(queue_timeout=0) as pool:
+
+        async def test() -> None:
+            begun: list[Worker] = []
+            with pytest.raises(QueueTimeout):
+                await request(pool, begun.append)
+            assert begun == []
+            assert pool.load() == Load(admitted=0, waiting=0, running=0, refused=0, timed_out=1)
+
+        run(test)
+
+
+def test_a_ticket_runs_one_piece_of_work_after_another_but_not_two_at_once() -> None:
+    with running(workers=2) as pool:
+
+        async def test() -> None:
+            gate = Gate()
+            with pool.admit() as ticket:
+                assert [await ticket.run(lambda _, n=n: n) for n in range(3)] == [0, 1, 2]
+                held = asyncio.create_task(ticket.run(gate.work))
+                await gate.begun()
+                with pytest.raises(RuntimeError, match="one piece of work at a time"):
+                    await ticket.run(lambda _: None)
+                gate.open()
+                await held
+            with pytest.raises(RuntimeError, match="while it is held"):
+                await ticket.run(lambda _: None)
+
+        run(test)
+
+
+def test_draining_finishes_what_was_admitted_and_takes_nothing_more() -> None:
+    pool = Pool(Worker, workers=1, queue_size=4, queue_timeout=PATIENCE)
+    pool.start()
+
+    async def test() -> None:
+        gate = Gate()
+        held = asyncio.create_task(request(pool, gate.work))
+        await gate.begun()
+        waiting = asyncio.create_task(request(pool, lambda _: "waited"))
+        with pool.admit() as still_reading:
+            await until(lambda: pool.load().waiting == 1)
+            drained = asyncio.create_task(pool.drain(PATIENCE))
+            with pytest.raises(ShuttingDown):
+                while True:  # until the drain has begun
+                    pool.admit().__exit__()
+                    await asyncio.sleep(0)
+            gate.open()
+            assert await waiting == "waited"
+            await held
+            assert not drained.done()
+            assert await still_reading.run(lambda _: "read at last") == "read at last"
+        assert await drained
+        assert pool.load().refused == 1
+
+    run(test)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("worker-")]
+
+
+def test_a_drain_that_runs_out_of_time_fails_what_was_not_begun() -> None:
+    pool = Pool(Worker, workers=1, queue_size=4, queue_timeout=PATIENCE)
+    pool.start()
+
+    async def test() -> None:
+        gate = Gate()
+        held = asyncio.create_task(request(pool, gate.work))
+        await gate.begun()
+        with pool.admit() as still_reading:
+            waiting = asyncio.create_task(request(pool, lambda _: None))
+            await until(lambda: pool.load().waiting == 1)
+            assert not await pool.drain(0)
+            with pytest.raises(ShuttingDown):
+                await waiting
+            with pytest.raises(ShuttingDown):
+                await still_reading.run(lambda _: None)
+        gate.open()
+        await held
+        assert pool.load().admitted == 0
+
+    run(test)
+
+
+def test_a_pool_admits_nothing_before_it_has_started() -> None:
+    pool = Pool(Worker, workers=1, queue_size=1, queue_timeout=PATIENCE)
+    with pytest.raises(ShuttingDown):
+        pool.admit()
+
+
+def test_a_worker_that_cannot_be_made_is_an_error_at_the_start() -> None:
+    made = []
+
+    def make() -> Worker:
+        made.append(threading.current_thread())
+        if len(made) == 2:
+            raise OSError("no detector")
+        return Worker()
+
+    with pytest.raises(OSError, match="no detector"):
+        Pool(make, workers=3, queue_size=1, queue_timeout=PATIENCE).start()
+    for thread in made:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+class Body:
+    """Stands for the bytes of an image; unlike bytes, it can be watched."""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_a_request_stays_in_memory_when_it_is_answered(fails: bool) -> None:
+    with running() as pool:
+
+        async def handle(body: Body) -> None:
+            def work(_: Worker) -> None:
+                assert body
+                if fails:
+                    raise ValueError("damaged")
+
+            with pool.admit() as ticket:
+                await ticket.run(work)
+
+        async def test() -> None:
+            body = Body()
+            watched = weakref.ref(body)
+            await asyncio.gather(handle(body), return_exceptions=True)
+            del body
+            await until(lambda: watched() is None)
+
+        gc.disable()  # the collector would find it in the end, after how many megabytes nobody knows
+        try:
+            run(test)
+        finally:
+            gc.enable()
+
+
+def test_a_crowd_that_comes_and_goes_leaves_exact_counts() -> None:
+    with running(workers=2, queue_size=6) as pool:
+
+        async def test() -> None:
+            chance = random.Random(0)
+            outcomes = {"served": 0, "refused": 0, "gone": 0, "failed": 0}
+
+            def work(worker: Worker) -> int:
+                if chance.random() < 0.2:
+                    raise ValueError
+                return worker.thread
+
+            async def visit() -> None:
+                try:
+                    await request(pool, work)
+                    outcomes["served"] += 1
+                except Overloaded:
+                    outcomes["refused"] += 1
+                except ValueError:
+                    outcomes["failed"] += 1
+                except asyncio.CancelledError:
+                    outcomes["gone"] += 1
+
+            for _ in range(200):
+                crowd = [asyncio.create_task(visit()) for _ in range(chance.randint(1, 12))]
+                await asyncio.sleep(0)
+                for visitor in crowd:
+                    if chance.random() < 0.3:
+                        visitor.cancel()
+                await asyncio.gather(*crowd)
+            assert all(outcomes.values()), outcomes
+            assert pool.load().refused == outcomes["refused"]
+            await until(lambda: pool.load().admitted == 0)
+
+        run(test)
+
+
+def test_available_cores_are_at_least_one() -> None:
+    assert available_cores() >= 1

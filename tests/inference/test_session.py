@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import FLOAT, tiny_onnx
+
+from app.inference.ages import expectation
+from app.inference.session import KerasSession, OnnxSession, SessionInvalid
+
+
+def grey(*levels: int) -> np.ndarray:
+    return np.stack([np.full((128, 128, 3), level, np.uint8) for level in levels])
+
+
+def session(folder: Path, model: bytes) -> OnnxSession:
+    path = folder / "model.onnx"
+    path.write_bytes(model)
+    return OnnxSession(path)
+
+
+@pytest.mark.parametrize("n", [1, 4, 5, 11])
+def test_each_crop_gets_its_own_age_and_gender_in_order(tmp_path: Path, n: int) -> None:
+    levels = np.linspace(26, 230, n).astype(int)
+    age, male = session(tmp_path, tiny_onnx()).run(grey(*levels))
+    assert age.shape == (n, 101)
+    assert age.dtype == male.dtype == np.float32
+    assert expectation(age) == pytest.approx(levels * 100 / 255, abs=0.01)
+    assert (male > 0.5).tolist() == (levels > 127).tolist()
+
+
+def test_a_session_may_be_shared_by_threads(tmp_path: Path) -> None:
+    shared = session(tmp_path, tiny_onnx())
+    wrong: list[tuple[int, float]] = []
+
+    def run_often(level: int) -> None:
+        for _ in range(20):
+            years = expectation(shared.run(grey(level))[0])[0]
+            if abs(years - level * 100 / 255) > 0.01:
+                wrong.append((level, years))
+
+    threads = [threading.Thread(target=run_often, args=(level,)) for level in (51, 102, 153, 204)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("model", "complaint"),
+    [
+        (b"", "is not a model that ONNX Runtime can run"),
+        (b"not an onnx file", "is not a model that ONNX Runtime can run"),
+        (tiny_onnx()[:-200], "is not a model that ONNX Runtime can run"),
+        (tiny_onnx(image="pixels_in"), "takes .*pixels_in"),
+        (tiny_onnx(image_type=FLOAT), r"takes .*tensor\(float\)"),
+        (tiny_onnx(side=96), r"takes .*\[96, 96, 3\]"),
+        (tiny_onnx(age="years"), "gives .*years"),
+        (tiny_onnx(batch=1), "does not turn two crops"),
+        (tiny_onnx(ages=100), r"gives shapes \(2, 100\)"),
+        (tiny_onnx(flat_gender=False), r"gives shapes \(2, 101\) and \(2, 1\)"),
+        (tiny_onnx(probabilities=False), "gives ages that are no probabilities"),
+    ],
+    ids=[
+        "empty", "junk", "cut short", "input name", "input type", "crop size", "output name", "batch of one",
+        "100 ages", "gender column", "logits",
+    ],
+)  # fmt: skip
+def test_a_file_that_breaks_the_contract_is_refused(tmp_path: Path, model: bytes, complaint: str) -> None:
+    with pytest.raises(SessionInvalid, match=complaint):
+        session(tmp_path, model)
+
+
+def keras_model(path: Path, *, as_list: bool = False, probabilities: bool = True) -> None:
+    """The same as `tiny_onnx`, as a .keras file, with gender as a column."""
+    keras = pytest.importorskip("keras", reason="needs the train extra")
+    pytest.importorskip("tensorflow", reason="needs the train extra")
+    layers = keras.layers
+    image = keras.Input((128, 128, 3), name="image")
+    brightness = layers.Reshape((1,))(
+        layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 3)(image)[..., :1] * 3)
+    )
+    age = layers.Dense(101, activation="softmax" if probabilities else None, name="age")
+    gender = layers.Dense(1, activation="sigmoid", name="gender")
+    outputs = {"age": age(brightness), "gender": gender(brightness)}
+    years = np.arange(101)
+    age.set_weights([(years * 100 / 255 / 4)[np.newaxis], -(years**2) / 8])
+    gender.set_weights([np.ones((1, 1)), np.array([-127.5])])
+    keras.Model(image, [outputs["age"], outputs["gender"]] if as_list else outputs).save(path)
+
+
+@pytest.mark.parametrize("as_list", [False, True], ids=["dict", "list"])
+def test_a_keras_file_answers_as_its_export_does(tmp_path: Path, as_list: bool) -> None:
+    path = tmp_path / "model.keras"
+    keras_model(path, as_list=as_list)
+    crops = grey(51, 102, 204)
+    age, male = KerasSession(path).run(crops)
+    assert age.dtype == male.dtype == np.float32
+    exported_age, exported_male = session(tmp_path, tiny_onnx()).run(crops)
+    assert age == pytest.approx(exported_age, abs=1e-4)
+    assert male == pytest.approx(exported_male, abs=1e-4)
+
+
+def test_a_keras_file_that_breaks_the_contract_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    keras_model(path, probabilities=False)
+    with pytest.raises(SessionInvalid, match="no probabilities"):
+        KerasSession(path)
+    path.write_bytes(b"junk")
+    with pytest.raises(SessionInvalid, match="not a model that Keras can load"):
+        KerasSession(path)

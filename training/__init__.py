@@ -1,0 +1,1 @@
+"""The offline job that makes the served variants: data set to trained, calibrated, evaluated, exported models."""

@@ -1,0 +1,104 @@
+"""The two networks, without their weights' history: uint8 RGB crops in, age logits and gender logit out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import keras
+from keras import layers
+
+from app.inference.ages import AGES
+from app.vision.align import CROP_SIZE
+
+Variant = Literal["A", "B"]
+
+# `keras.applications` builds MobileNetV2 with momentum 0.999: over a few hundred steps an epoch the running
+# statistics then lag far behind the weights, and validation jumps about while training improves.
+BATCH_NORM_MOMENTUM = 0.9
+
+
+def build(variant: Variant, dropout: float = 0.2, init: str | None = None) -> keras.Model:
+    """The network of `variant`: (n, side, side, 3) RGB in 0..255 to `{"age": (n, 101), "gender": (n, 1)}` logits.
+
+    `side` is free, so that training can begin on smaller images. `init` names the weights that B's backbone
+    starts from: "imagenet" (downloaded), the path of a weights file, or None for random ones.
+    """
+    inputs = keras.Input((None, None, 3), name="image")
+    scaled = layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(inputs)
+    features = _residual_network(scaled) if variant == "A" else _mobilenet_v2(scaled, init)
+    pooled = layers.GlobalAveragePooling2D(name="pool")(features)
+    pooled = layers.Dropout(dropout, name="dropout")(pooled)
+    outputs = {
+        "age": layers.Dense(AGES, name="age_logits")(pooled),
+        "gender": layers.Dense(1, name="gender_logit")(pooled),
+    }
+    return keras.Model(inputs, outputs, name=f"age_gender_{variant}")
+
+
+def with_probabilities(network: keras.Model, gender_temperature: float = 1.0) -> keras.Model:
+    """`network` as it is saved and served: (n, 128, 128, 3) uint8 in, `age` (n, 101) and `gender` (n,) probabilities out.
+
+    `gender` is the probability of male, its logit divided by `gender_temperature` (Guo et al. 2017).
+    """
+    inputs = keras.Input((CROP_SIZE, CROP_SIZE, 3), dtype="uint8", name="image")
+    logits = network(keras.ops.cast(inputs, "float32"))
+    age = layers.Softmax(name="age")(logits["age"])
+    logit = layers.Rescaling(1 / gender_temperature, name="temperature")(logits["gender"])
+    gender = layers.Reshape((), name="gender")(layers.Activation("sigmoid", name="sigmoid")(logit))
+    return keras.Model(inputs, {"age": age, "gender": gender}, name=network.name)
+
+
+def _mobilenet_v2(scaled: keras.KerasTensor, init: str | None) -> keras.KerasTensor:
+    """MobileNetV2 1.0 (Sandler et al. 2018) up to its last feature map."""
+    backbone = keras.applications.MobileNetV2(
+        input_shape=(CROP_SIZE, CROP_SIZE, 3), include_top=False, weights=init
+    )
+    free = keras.applications.MobileNetV2(input_tensor=scaled, include_top=False, weights=None)
+    free.set_weights(backbone.get_weights())
+    for layer in free.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = BATCH_NORM_MOMENTUM
+    return free.output
+
+
+# Stages of A as (width, residual blocks); each begins by halving the image. Dense 3x3 convolutions run nearer to
+# a CPU's peak than depthwise ones, so that at B's inference time A affords about twice the multiplications.
+A_STEM = 24
+A_STAGES = ((32, 1), (72, 2), (144, 2), (240, 1))
+
+
+def _residual_network(scaled: keras.KerasTensor) -> keras.KerasTensor:
+    """A residual network (He et al. 2016) with squeeze-and-excitation (Hu et al. 2018) in its later stages."""
+    x = _conv_norm(scaled, A_STEM, strides=2, name="stem")
+    x = layers.Activation("relu", name="stem_relu")(x)
+    for stage, (width, blocks) in enumerate(A_STAGES, start=1):
+        x = _conv_norm(x, width, strides=2, name=f"stage{stage}_down")
+        x = layers.Activation("relu", name=f"stage{stage}_down_relu")(x)
+        for block in range(1, blocks + 1):
+            x = _residual_block(x, width, squeeze=stage >= 3, name=f"stage{stage}_block{block}")
+    x = _conv_norm(x, 2 * A_STAGES[-1][0], kernel=1, name="head")
+    return layers.Activation("relu", name="head_relu")(x)
+
+
+def _residual_block(x: keras.KerasTensor, width: int, *, squeeze: bool, name: str) -> keras.KerasTensor:
+    y = _conv_norm(x, width, name=f"{name}_conv1")
+    y = layers.Activation("relu", name=f"{name}_relu1")(y)
+    y = _conv_norm(y, width, name=f"{name}_conv2", gamma="zeros")
+    if squeeze:
+        gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(y)
+        gate = layers.Conv2D(width // 8, 1, activation="relu", name=f"{name}_excite1")(gate)
+        gate = layers.Conv2D(width, 1, activation="sigmoid", name=f"{name}_excite2")(gate)
+        y = layers.Multiply(name=f"{name}_scale")([y, gate])
+    y = layers.Add(name=f"{name}_add")([x, y])
+    return layers.Activation("relu", name=f"{name}_relu2")(y)
+
+
+def _conv_norm(
+    x: keras.KerasTensor, width: int, *, name: str, strides: int = 1, kernel: int = 3, gamma: str = "ones"
+) -> keras.KerasTensor:
+    x = layers.Conv2D(
+        width, kernel, strides, "same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
+    )(x)
+    return layers.BatchNormalization(
+        momentum=BATCH_NORM_MOMENTUM, gamma_initializer=gamma, name=f"{name}_norm"
+    )(x)

@@ -1,0 +1,194 @@
+"""The cache that training reads: uint8 crops on disk, memory-mapped, with their labels and splits."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from app.vision.align import CROP_SIZE, crop_face, crop_whole
+from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
+from app.vision.detect import Detector, Face, Image
+from training.labels import Label, parse_utkface_name, read_fairface_labels
+from training.splits import assign_splits, perceptual_hash
+
+CROPS_FILE = "crops.uint8"
+LABELS_FILE = "labels.npz"
+UTKFACE, FAIRFACE = "utkface", "fairface"
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Crops with what is known of them; every field has one entry a face."""
+
+    crops: NDArray[np.uint8]
+    """(n, 128, 128, 3) RGB, memory-mapped: rows are read from disk when they are used."""
+    age_low: NDArray[np.int64]
+    age_high: NDArray[np.int64]
+    """First and last year of the age label; equal where the age is known exactly."""
+    male: NDArray[np.bool_]
+    race: NDArray[np.str_]
+    dataset: NDArray[np.str_]
+    split: NDArray[np.str_]
+    name: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+    def indices(self, split: str, dataset: str | None = None) -> NDArray[np.int64]:
+        """Rows of `split`, of one data set or of all."""
+        chosen = self.split == split
+        if dataset is not None:
+            chosen &= self.dataset == dataset
+        return np.flatnonzero(chosen)
+
+    def digest(self) -> str:
+        """SHA-256 over labels, splits and crops' names: what a training run records as its data."""
+        digest = hashlib.sha256()
+        for column in (self.name, self.age_low, self.age_high, self.male, self.dataset, self.split):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass
+class Summary:
+    """What `prepare` did with each file of one data set."""
+
+    used: int = 0
+    repaired: list[str] = field(default_factory=list)
+    malformed: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    no_face: list[str] = field(default_factory=list)
+
+
+def load(cache: Path) -> Faces:
+    """Open a cache that `prepare` wrote. Raises FileNotFoundError with what to do where there is none."""
+    if not (cache / LABELS_FILE).is_file():
+        raise FileNotFoundError(f"no prepared faces in {cache}: run `agegender-train prepare --utkface PATH` first")
+    with np.load(cache / LABELS_FILE) as labels:
+        columns = {name: labels[name] for name in labels.files}
+    shape = (len(columns["name"]), CROP_SIZE, CROP_SIZE, 3)
+    crops = np.memmap(cache / CROPS_FILE, np.uint8, "r", shape=shape)
+    return Faces(crops=crops, **columns)
+
+
+def prepare(
+    cache: Path, utkface: Path, fairface: Path | None = None, detector: Detector | None = None
+) -> tuple[Faces, dict[str, Summary]]:
+    """Crop and label every usable face of the data sets (archive or folder each) into `cache`.
+
+    UTKFace's chips are crops already; FairFace's images go through `detector` and the service's alignment.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    labels: list[Label] = []
+    names: list[str] = []
+    datasets: list[str] = []
+    hashes: list[NDArray[np.uint64]] = []
+    summaries: dict[str, Summary] = {}
+    (cache / LABELS_FILE).unlink(missing_ok=True)
+    with (cache / CROPS_FILE).open("wb") as crops:
+
+        def add(dataset: str, faces: Iterator[tuple[str, Label, NDArray[np.uint8]]]) -> None:
+            for name, label, crop in faces:
+                crops.write(crop.tobytes())
+                labels.append(label)
+                names.append(name)
+                datasets.append(dataset)
+                hashes.append(perceptual_hash(crop))
+
+        summaries[UTKFACE] = Summary()
+        add(UTKFACE, _utkface(utkface, summaries[UTKFACE]))
+        if fairface is not None:
+            if detector is None:
+                raise ValueError("FairFace's images are not aligned: a detector is needed to crop them")
+            summaries[FAIRFACE] = Summary()
+            add(FAIRFACE, _fairface(fairface, detector, summaries[FAIRFACE]))
+    np.savez(
+        cache / LABELS_FILE,
+        age_low=np.array([label.age_low for label in labels]),
+        age_high=np.array([label.age_high for label in labels]),
+        male=np.array([label.male for label in labels]),
+        race=np.array([label.race for label in labels]),
+        dataset=np.array(datasets),
+        split=assign_splits(names, np.array(hashes)),
+        name=np.array(names),
+    )
+    return load(cache), summaries
+
+
+def _utkface(path: Path, summary: Summary) -> Iterator[tuple[str, Label, NDArray[np.uint8]]]:
+    with _as_folder(path) as folder:
+        files = sorted(folder.rglob("*.jpg"))
+        if not files:
+            raise FileNotFoundError(f"{path} holds no .jpg files: is it UTKFace's archive or folder?")
+        for file in track(files, "UTKFace"):
+            label = parse_utkface_name(file.name)
+            if label is None:
+                summary.malformed.append(file.name)
+                continue
+            image = _read(file, file.name, summary)
+            if image is None:
+                continue
+            if label.repaired:
+                summary.repaired.append(file.name)
+            summary.used += 1
+            yield file.name, label, crop_whole(image)
+
+
+def _fairface(
+    path: Path, detector: Detector, summary: Summary
+) -> Iterator[tuple[str, Label, NDArray[np.uint8]]]:
+    with _as_folder(path) as folder:
+        root = next((table.parent for table in sorted(folder.rglob("fairface_label_*.csv"))), folder)
+        for name, label in track(sorted(read_fairface_labels(root).items()), "FairFace"):
+            image = _read(root / name, name, summary)
+            if image is None:
+                continue
+            face = most_central(detector.detect(image), image)
+            if face is None:
+                summary.no_face.append(name)
+                continue
+            summary.used += 1
+            yield f"fairface/{name}", label, crop_face(image, face)
+
+
+def most_central(faces: list[Face], image: Image) -> Face | None:
+    """The face that a labelled portrait is about: the one whose box's centre is nearest to the image's."""
+    height, width = image.shape[:2]
+
+    def distance(face: Face) -> float:
+        box = face.box
+        return float(np.hypot(box.x + box.width / 2 - width / 2, box.y + box.height / 2 - height / 2))
+
+    return min(faces, key=distance, default=None)
+
+
+def _read(file: Path, name: str, summary: Summary) -> Image | None:
+    try:
+        return decode(file.read_bytes())
+    except (OSError, ImageUnreadable, ImageTooLarge):
+        summary.unreadable.append(name)
+        return None
+
+
+@contextmanager
+def _as_folder(path: Path) -> Iterator[Path]:
+    """`path` itself if it is a folder, else the archive's contents in a temporary one."""
+    if path.is_dir():
+        yield path
+        return
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: name the data set's archive or folder")
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
+        archive.extractall(folder, filter="data")
+        yield Path(folder)
+
+

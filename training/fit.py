@@ -1,0 +1,231 @@
+"""One training run: staged image sizes, cosine schedule, checkpoints that survive a kill, the best kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from app.inference.ages import expectation
+from app.vision.align import CROP_SIZE
+from training.architectures import Variant, build
+from training.augment import Augment
+from training.data import FAIRFACE, UTKFACE, Faces
+from training.losses import age_loss, gender_loss
+from training.splits import TRAIN, VALIDATION
+
+CONFIG_FILE = "config.json"
+HISTORY_FILE = "history.json"
+BEST_FILE = "best.weights.h5"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Every choice of a run; saved beside its result."""
+
+    variant: Variant
+    stages: tuple[tuple[int, int], ...]
+    """(image side in pixels, epochs), one after another: small images first buy more epochs for the same hours."""
+    init: str | None = None
+    batch_size: int = 64
+    peak_learning_rate: float = 1e-3
+    warm_up: float = 1 / 15
+    """Share of all steps over which the learning rate rises to its peak, before it falls along a cosine."""
+    weight_decay: float = 0.02
+    dropout: float = 0.2
+    fairface_share: float = 1.0
+    """Share of FairFace's training faces that each epoch draws afresh."""
+    patience: int = 6
+    """Epochs without a better validation score after which training stops."""
+    seed: int = 0
+
+    @property
+    def epochs(self) -> int:
+        """Epochs over all stages."""
+        return sum(epochs for _, epochs in self.stages)
+
+    def image_size(self, epoch: int) -> int:
+        """Side of the training images in `epoch` (from 0)."""
+        for size, epochs in self.stages:
+            if epoch < epochs:
+                return size
+            epoch -= epochs
+        raise ValueError("the epoch lies beyond the last stage")
+
+
+DEFAULTS: dict[Variant, Config] = {
+    "A": Config("A", stages=((96, 12), (128, 6)), weight_decay=0.05),
+    "B": Config("B", stages=((96, 4), (128, 4)), init="imagenet"),
+}
+
+
+class Batches(keras.utils.PyDataset):
+    """Shuffled batches of one epoch; the order follows from seed and epoch alone, so a resumed run repeats it."""
+
+    def __init__(self, faces: Faces, config: Config, epoch: int) -> None:
+        super().__init__(workers=1, max_queue_size=8)
+        random = np.random.default_rng((config.seed, epoch))
+        fairface = faces.indices(TRAIN, FAIRFACE)
+        drawn = random.permutation(fairface)[: round(config.fairface_share * len(fairface))]
+        order = random.permutation(np.concatenate([faces.indices(TRAIN, UTKFACE), drawn]))
+        whole = len(order) // config.batch_size
+        self._faces = faces
+        self._batches = order[: whole * config.batch_size].reshape(whole, config.batch_size)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.float32]]]:
+        rows = np.sort(self._batches[index])
+        faces = self._faces
+        labels = {
+            "age": np.stack([faces.age_low[rows], faces.age_high[rows]], axis=1).astype(np.float32),
+            "gender": faces.male[rows, None].astype(np.float32),
+        }
+        return faces.crops[rows], labels
+
+
+class Trainee(keras.Model):
+    """The network behind its augmentation."""
+
+    def __init__(self, network: keras.Model, augment: Augment) -> None:
+        super().__init__()
+        self.augment = augment
+        self.network = network
+
+    def call(self, crops: Any, training: bool = False) -> Any:
+        """Logits of augmented crops in training, of the crops as they are otherwise."""
+        return self.network(self.augment(crops) if training else crops, training=training)
+
+
+def predict_logits(
+    network: keras.Model, crops: NDArray[np.uint8], size: int = CROP_SIZE, batch: int = 256
+) -> dict[str, Any]:
+    """Age logits (n, 101) and gender logits (n,) of crops (n, 128, 128, 3), seen at `size`, batch by batch."""
+    parts = []
+    for start in range(0, len(crops), batch):
+        images = keras.ops.cast(crops[start : start + batch], "float32")
+        if size != CROP_SIZE:
+            images = keras.ops.image.resize(images, (size, size), interpolation="bilinear")
+        parts.append(network.predict_on_batch(images))
+    age = np.concatenate([part["age"] for part in parts])
+    return {"age": age, "gender": np.concatenate([part["gender"] for part in parts])[:, 0]}
+
+
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Probabilities of (n, classes) logits."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True)).astype(np.float64)
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def validate(network: keras.Model, faces: Faces, size: int = CROP_SIZE) -> dict[str, float]:
+    """Age MAE and gender accuracy on each data set's validation split; `score` is what the best epoch minimises."""
+    result: dict[str, float] = {}
+    for dataset in (UTKFACE, FAIRFACE):
+        rows = faces.indices(VALIDATION, dataset)
+        if not len(rows):
+            continue
+        logits = predict_logits(network, faces.crops[rows], size)
+        age = expectation(softmax(logits["age"]))
+        # A bin is missed by as many years as the estimate lies outside it.
+        misses = np.maximum(faces.age_low[rows] - age, age - faces.age_high[rows]).clip(min=0)
+        result[f"{dataset}_age_mae"] = float(misses.mean())
+        result[f"{dataset}_gender_accuracy"] = float(((logits["gender"] > 0) == faces.male[rows]).mean())
+    # A product: a hundredth less of either error counts alike.
+    errors = 1 - result[f"{UTKFACE}_gender_accuracy"] + 1e-3
+    result["score"] = result[f"{UTKFACE}_age_mae"] * errors
+    return result
+
+
+def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callable[[str], None]) -> keras.Model:
+    """Train in the folder `run` and return the network with the weights of the best epoch.
+
+    With `resume` a run goes on from its last whole epoch, with the optimiser's state; otherwise it begins anew.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(config.seed)
+    network = build(config.variant, config.dropout, config.init)
+    augment = Augment(seed=config.seed)
+    trainee = Trainee(network, augment)
+    steps = len(Batches(faces, config, 0)) * config.epochs
+    warm_up = math.ceil(config.warm_up * steps)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        config.peak_learning_rate / 100,
+        decay_steps=steps - warm_up,
+        warmup_target=config.peak_learning_rate,
+        warmup_steps=warm_up,
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, clipnorm=5.0)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    trainee(np.zeros((1, *faces.crops.shape[1:]), np.uint8))
+    optimizer.build(trainee.trainable_variables)
+
+    history: list[dict[str, float]] = []
+    if resume and (run / HISTORY_FILE).is_file():
+        history = json.loads((run / HISTORY_FILE).read_text())
+        trainee.compile(optimizer=optimizer)
+        trainee.load_weights(_after_epoch(run, len(history)))
+        log(f"going on after epoch {len(history)}")
+    else:
+        _write_json(run / CONFIG_FILE, describe(config, faces))
+
+    for epoch in range(len(history), config.epochs):
+        best = min(range(len(history)), key=lambda i: history[i]["score"], default=0)
+        if len(history) - 1 - best >= config.patience:
+            log(f"no better score in {config.patience} epochs: stopping")
+            break
+        started = time.monotonic()
+        augment.size = config.image_size(epoch)
+        trainee.compile(optimizer=optimizer, loss={"age": age_loss, "gender": gender_loss}, jit_compile=False)
+        fitted = trainee.fit(Batches(faces, config, epoch), epochs=1, verbose="auto", shuffle=False)
+        entry = {"epoch": epoch + 1, "size": augment.size, "loss": float(fitted.history["loss"][0])}
+        entry |= validate(network, faces, augment.size) | {"seconds": time.monotonic() - started}
+        log("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
+        if entry["score"] < min((past["score"] for past in history), default=math.inf):
+            _replace(run / BEST_FILE, network.save_weights)
+        history.append(entry)
+        # The history says which weights belong to it, so a kill between the two files costs at most an epoch.
+        _replace(_after_epoch(run, len(history)), trainee.save_weights)
+        _write_json(run / HISTORY_FILE, history)
+        _after_epoch(run, len(history) - 1).unlink(missing_ok=True)
+    network.load_weights(run / BEST_FILE)
+    return network
+
+
+def describe(config: Config, faces: Faces) -> dict[str, Any]:
+    """What a run records of itself: configuration, code, data and libraries."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
+    return {
+        **dataclasses.asdict(config),
+        "commit": git.stdout.strip() or None,
+        "data_sha256": faces.digest(),
+        "faces": len(faces),
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+    }
+
+
+def _after_epoch(run: Path, epochs: int) -> Path:
+    """Weights and optimiser state after so many whole epochs."""
+    return run / f"after_epoch_{epochs}.weights.h5"
+
+
+def _replace(path: Path, save: Callable[[Path], Any]) -> None:
+    """Write beside `path`, then put it there in one step: a kill leaves the old file or the new one."""
+    partial = path.with_name(f"partial.{path.name}")
+    save(partial)
+    os.replace(partial, path)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _replace(path, lambda partial: partial.write_text(json.dumps(value, indent=2) + "\n"))

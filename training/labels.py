@@ -1,0 +1,69 @@
+"""What the data sets say about a face: labels out of file names (UTKFace) and CSV files (FairFace)."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Others")
+UNKNOWN_RACE = "unknown"
+OLDEST = 116
+"""The highest age in UTKFace; anything above is a typing error."""
+
+# AGE_GENDER_RACE_DATE.jpg.chip.jpg, the date being 17 digits. In a handful of names the race is missing, a blank or
+# a dot went astray, or the date has another length: their age and gender are still plain.
+_WELL_FORMED = re.compile(r"(\d{1,3})_([01])_([0-4])_\d{17}\.jpg\.chip\.jpg")
+_AGE_AND_GENDER_PLAIN = re.compile(r"(\d{1,3})_([01])_(?:([0-4])_+)?\s*\d{16,20}\s*\.?jpg\.chip\.jpg")
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Age in whole years as an interval (one year wide where it is known exactly), gender and race."""
+
+    age_low: int
+    age_high: int
+    male: bool
+    race: str
+    repaired: bool = False
+
+
+def parse_utkface_name(name: str) -> Label | None:
+    """The label in a UTKFace file name, `repaired` where only its age and gender are plain; None if not even they."""
+    match = _WELL_FORMED.fullmatch(name)
+    repaired = match is None
+    match = match or _AGE_AND_GENDER_PLAIN.fullmatch(name)
+    if match is None or int(match[1]) > OLDEST:
+        return None
+    age = int(match[1])
+    race = UNKNOWN_RACE if match[3] is None else UTKFACE_RACES[int(match[3])]
+    return Label(age, age, match[2] == "0", race, repaired)
+
+
+def parse_age_bin(text: str) -> tuple[int, int]:
+    """FairFace's age bins, "20-29" or "more than 70" (70 and over), as first and last year.
+
+    Raises ValueError on anything else.
+    """
+    if text == "more than 70":
+        return 70, OLDEST
+    low, _, high = text.partition("-")
+    return int(low), int(high)
+
+
+def read_fairface_labels(folder: Path) -> dict[str, Label]:
+    """Labels of every `fairface_label_*.csv` in `folder`, by the image's path relative to it.
+
+    Raises FileNotFoundError where there is no such file.
+    """
+    tables = sorted(folder.glob("fairface_label_*.csv"))
+    if not tables:
+        raise FileNotFoundError(f"{folder} has no fairface_label_train.csv: is it the folder of FairFace?")
+    labels: dict[str, Label] = {}
+    for table in tables:
+        with table.open(newline="") as rows:
+            for row in csv.DictReader(rows):
+                low, high = parse_age_bin(row["age"])
+                labels[row["file"]] = Label(low, high, row["gender"] == "Male", row["race"])
+    return labels

@@ -1,0 +1,43 @@
+"""What training minimises: age as a distribution, gender as a binary label."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from app.inference.ages import AGES
+
+LABEL_SIGMA = 2.0
+"""Years: width of the Gaussian around an exact age label (label distribution learning, Gao et al. 2017)."""
+
+EXPECTATION_WEIGHT = 0.1
+"""Weight of the L1 of the expectation, per year, beside the divergence."""
+
+
+def age_loss(label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
+    """Loss of each age in a batch, (n,): `label` is (n, 2) first and last year, `logits` (n, 101).
+
+    An exact age (both equal) costs the KL divergence to a narrow Gaussian plus the L1 of the expectation
+    (Gao et al. 2018); a bin costs its negative log-likelihood.
+    """
+    years = ops.arange(AGES, dtype="float32")[None, :]
+    last = float(AGES - 1)
+    low = ops.minimum(label[:, :1], last)
+    high = ops.minimum(label[:, 1:], last)
+    log_probabilities = ops.log_softmax(logits, axis=-1)
+    probabilities = ops.exp(log_probabilities)
+
+    target = ops.softmax(-0.5 * ops.square((years - low) / LABEL_SIGMA), axis=-1)
+    divergence = ops.sum(target * (ops.log(target + 1e-9) - log_probabilities), axis=-1)
+    expectation = ops.sum(probabilities * years, axis=-1)
+    exact = divergence + EXPECTATION_WEIGHT * ops.abs(expectation - low[:, 0])
+
+    inside = ops.cast(ops.logical_and(years >= low, years <= high), "float32")
+    binned = -ops.log(ops.sum(probabilities * inside, axis=-1) + 1e-6)
+    return ops.where(high[:, 0] > low[:, 0], binned, exact)
+
+
+def gender_loss(label: keras.KerasTensor, logit: keras.KerasTensor) -> keras.KerasTensor:
+    """Binary cross-entropy of each gender in a batch, (n,): `label` (n, 1) is the probability of male."""
+    positive = ops.maximum(logit, 0.0) - logit * label
+    return ops.mean(positive + ops.log1p(ops.exp(-ops.abs(logit))), axis=-1)
