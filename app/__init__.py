@@ -1,0 +1,1 @@
+"""Age and gender of the faces in a photograph: the service."""

@@ -107,6 +107,11 @@ class Pool(Generic[W]):
         with self._lock:
             return Load(self._admitted, len(self._queue), self._running, self._refused, self._timed_out)
 
+    @property
+    def accepting(self) -> bool:
+        """Whether work is admitted at all: between `start` and `close`."""
+        return self._open
+
     def close(self) -> None:
         """Admit nothing more; what has been admitted goes on."""
         with self._lock:

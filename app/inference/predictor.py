@@ -15,10 +15,27 @@ from app.inference.ages import expectation, quantiles
 from app.inference.session import Session
 from app.inference.variants import AgeInterval, Catalogue
 from app.vision.align import crop_face, crop_whole
-from app.vision.decode import decode
-from app.vision.detect import DEFAULT_MAX_SIDE, Box, Face, Haar, Landmarks, YuNet
+from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
+from app.vision.detect import DEFAULT_MAX_SIDE, LANDMARK_NAMES, Box, Face, Haar, Landmarks, YuNet
+
+__all__ = [
+    "LANDMARK_NAMES",
+    "Age",
+    "Box",
+    "DetectorChoice",
+    "DetectorName",
+    "DetectorUnavailable",
+    "FaceEstimate",
+    "Gender",
+    "ImageTooLarge",
+    "ImageUnreadable",
+    "Prediction",
+    "Predictor",
+    "Timings",
+]
 
 DetectorChoice = Literal["auto", "yunet", "haar", "none"]
+DetectorName = Literal["yunet", "haar", "none"]
 
 
 class DetectorUnavailable(Exception):
@@ -66,13 +83,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What was found in an image of `width` x `height` (upright), by "yunet", "haar" or "none".
-
-    `faces` come by box area, largest first.
-    """
+    """What was found in an image of `width` x `height` (upright) pixels; faces by box area, largest first."""
 
     model: str
-    detector: str
+    detector: DetectorName
     width: int
     height: int
     faces: tuple[FaceEstimate, ...]
@@ -121,10 +135,8 @@ class Predictor:
         height, width = image.shape[:2]
         decoded = time.perf_counter()
 
-        if finder is None:
-            faces = [Face(Box(0, 0, width, height))]
-        else:  # which gives the largest first
-            faces = finder.detect(image, min_confidence)[:max_faces]
+        faces = [Face(Box(0, 0, width, height))] if finder is None else finder.detect(image, min_confidence)
+        faces = faces[:max_faces]  # which are the largest: they come first
         detected = time.perf_counter()
 
         crops = [crop_face(image, face) for face in faces] if finder else [crop_whole(image)]

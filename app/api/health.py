@@ -1,0 +1,35 @@
+"""GET /health/live and /health/ready, which need no key and never wait behind predictions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from app.api import problems
+from app.api.schemas import HealthAnswer, NoQuery
+from app.api.state import ServiceDependency
+
+router = APIRouter(prefix="/health", tags=["health"])
+
+
+@router.get(
+    "/live",
+    summary="Is the process alive?",
+    responses=problems.openapi_responses(problems.PARAMETER_INVALID),
+)
+async def live(_: Annotated[NoQuery, Query()]) -> HealthAnswer:
+    """200 while the process answers."""
+    return HealthAnswer(status="live")
+
+
+@router.get(
+    "/ready",
+    summary="Does the service take predictions?",
+    responses=problems.openapi_responses(problems.PARAMETER_INVALID, problems.SHUTTING_DOWN),
+)
+async def ready(service: ServiceDependency, _: Annotated[NoQuery, Query()]) -> HealthAnswer:
+    """200 from when models and detectors have made a first prediction until the service shuts down."""
+    if not service.pool.accepting:
+        raise problems.ApiError(problems.SHUTTING_DOWN)
+    return HealthAnswer(status="ready")

@@ -1,0 +1,99 @@
+"""Around every request: its id, one line in the log, and a proper answer where the code below it breaks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.problems import INTERNAL_ERROR, problem_response
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_CLIENT_LEFT = 499
+"""Logged, never sent: nginx's number for a client that did not wait for the answer."""
+
+logger = logging.getLogger("agegender")
+
+
+class Observe:
+    """ASGI middleware, the outermost. What a handler puts into `request.state.noted` is logged as well."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        sent_id = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent_id if _SANE_ID.fullmatch(sent_id) else uuid.uuid4().hex
+        noted: dict[str, Any] = {}
+        scope.setdefault("state", {}).update(request_id=request_id, noted=noted)
+        status: int | None = None
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = _CLIENT_LEFT
+        except Exception:
+            logger.exception("a defect", extra={"fields": {"request_id": request_id}})
+            if status is not None:
+                raise  # the answer has begun: the server can only cut it off
+            answer = problem_response(INTERNAL_ERROR, INTERNAL_ERROR.example, scope["path"], request_id)
+            await answer(scope, receive, send_with_id)
+        finally:
+            fields = {
+                "request_id": request_id,
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                **noted,
+                "ms": round(1000 * (time.perf_counter() - begun), 2),
+            }
+            logger.info("request", extra={"fields": fields})
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a record: time, level, message, whatever `extra={"fields": ...}` holds, traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See the class."""
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": JsonLines}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "loggers": {
+        "agegender": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        # Start and stop; its line a request would say less than ours.
+        "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+    },
+}
+"""For `logging.config.dictConfig`, or as uvicorn's `log_config`."""

@@ -1,0 +1,31 @@
+"""What requests share, made by the app's lifespan and handed to them as dependencies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from fastapi import Depends, Request
+
+from app.inference.pool import Pool
+from app.inference.predictor import Predictor
+from app.inference.variants import Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The models, the workers that run them, and the choices that requests are answered by."""
+
+    catalogue: Catalogue
+    pool: Pool[Predictor]
+    default_model: str
+    auto_detector: Literal["yunet", "haar"]
+    max_bytes: int
+
+
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceDependency = Annotated[Service, Depends(_service)]

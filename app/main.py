@@ -1,0 +1,120 @@
+"""The app: settings to a service that is loaded, warm and, in the end, drained."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api import health, models, predict, problems
+from app.api.observe import Observe
+from app.api.security import ApiKeys, require_key
+from app.api.state import Service
+from app.inference import detector_file
+from app.inference.detector_file import DetectorFileError
+from app.inference.pool import Pool
+from app.inference.predictor import Predictor
+from app.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
+from app.settings import Settings
+
+logger = logging.getLogger("agegender")
+
+CANNOT_START = (ModelsInvalid, UnknownModel, ModelUnavailable, DetectorFileError)
+"""What keeps the service from starting; each says in one sentence what to do."""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The ASGI app; without `settings` they come from the environment. Models are loaded by its lifespan."""
+    settings = settings or Settings()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.service = service = start(settings)
+        yield
+        if not await service.pool.drain(settings.drain_timeout):
+            logger.warning("stopped with requests unfinished after %g seconds", settings.drain_timeout)
+
+    app = _App(
+        title="Age and gender",
+        summary="Age and gender of the faces in a photograph",
+        version=version("agegender"),
+        lifespan=lifespan,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.api_keys = ApiKeys(settings.api_keys)
+    app.add_middleware(Observe)
+    app.add_middleware(_OneSentence)
+    problems.add_handlers(app)
+    app.include_router(predict.router, dependencies=[Depends(require_key)])
+    app.include_router(models.router, dependencies=[Depends(require_key)])
+    app.include_router(health.router)
+    return app
+
+
+def start(settings: Settings) -> Service:
+    """Load the models and start the workers, each of which has then made a first prediction.
+
+    Raises one of `CANNOT_START`.
+    """
+    catalogue = load_catalogue(settings.models)
+    catalogue.session(settings.default_model)
+    yunet = detector_file.find(settings.yunet_path)
+    if yunet is None:
+        logger.info("YuNet is not installed: Haar finds the faces, until `agegender fetch-detector` is run")
+
+    def make_worker() -> Predictor:
+        predictor = Predictor(
+            catalogue,
+            yunet_path=yunet,
+            max_pixels=settings.max_pixels,
+            detect_max_side=settings.detect_max_side,
+        )
+        predictor.warm()
+        return predictor
+
+    pool = Pool(
+        make_worker,
+        workers=settings.workers,
+        queue_size=settings.queue_size,
+        queue_timeout=settings.queue_timeout,
+    )
+    pool.start()
+    if not settings.api_keys.get_secret_value():
+        logger.info("no API keys are set: whoever reaches this address may ask")
+    return Service(
+        catalogue=catalogue,
+        pool=pool,
+        default_model=settings.default_model,
+        auto_detector="haar" if yunet is None else "yunet",
+        max_bytes=settings.max_bytes,
+    )
+
+
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """FastAPI's document, with the schema that every error refers to."""
+        document = super().openapi()
+        document["components"]["schemas"]["Problem"] = problems.Problem.model_json_schema()
+        return document
+
+
+class _OneSentence:
+    """ASGI middleware: where the service cannot start, the server is told why in one sentence, not a traceback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_sentence(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed" and isinstance(sys.exception(), CANNOT_START):
+                message = {**message, "message": str(sys.exception())}
+            await send(message)
+
+        await self._app(scope, receive, send_sentence if scope["type"] == "lifespan" else send)
