@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 from collections.abc import Callable
@@ -206,11 +207,15 @@ def fetch_detector(
         Path | None, typer.Option("--from", help="A file that you have, instead of the published address.")
     ] = None,
 ) -> None:
-    """Download YuNet, the better face detector, into the user's cache directory."""
+    """Download YuNet, the better face detector, into the user's cache directory, unless it is there."""
+    path = None
+    with contextlib.suppress(DetectorFileError):  # a file with the wrong digest is replaced
+        path = detector_file.find() if source is None else None
     try:
-        with Progress(console=err, transient=True) as progress:
-            task = progress.add_task("YuNet", total=detector_file.YUNET_SIZE)
-            path = detector_file.fetch(source, lambda received: progress.update(task, completed=received))
+        if path is None:
+            with Progress(console=err, transient=True) as progress:
+                task = progress.add_task("YuNet", total=detector_file.YUNET_SIZE)
+                path = detector_file.fetch(source, lambda received: progress.update(task, completed=received))
     except DetectorFileError as error:
         _fail(error)
     out.print(f"YuNet is at {path}", highlight=False, soft_wrap=True)

@@ -1,0 +1,58 @@
+# `make serve` and `make test` need Python 3.11 to 3.13, and set up all the rest by themselves in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: serve test env-train lint format lock clean
+
+serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
+	-$(BIN)/agegender fetch-detector
+	$(BIN)/agegender serve
+
+test: $(VENV)/.dev ## Run the tests; those of the training job too where `make env-train` was run
+	$(BIN)/python -m pytest
+
+env-train: $(VENV)/.train ## Install what training needs, TensorFlow above all
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo 'Python 3.11, 3.12 or 3.13 is needed: name one, as in `make PYTHON=python3.12 serve`.' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: requirements/serve.txt requirements/build.txt pyproject.toml | $(BIN)/python
+	$(PIP) --require-hashes -r requirements/serve.txt
+	$(PIP) --require-hashes -r requirements/build.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.serve
+	$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.train: requirements/train.txt $(VENV)/.serve
+	$(PIP) --require-hashes -r requirements/train.txt
+	@touch $@
+
+# Needs uv. Versions in the files stay unless UPGRADE=--upgrade; no file records where packages come from.
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-header --no-annotate $(UPGRADE)
+
+lock:
+	$(LOCK) pyproject.toml -o requirements/serve.txt
+	$(LOCK) pyproject.toml --extra dev -c requirements/serve.txt -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
+	echo 'setuptools>=80' | $(LOCK) - -c requirements/train.txt -o requirements/build.txt
+
+clean:
+	rm -rf $(VENV) *.egg-info
