@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import cv2
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
+from app.annotate import annotate
 from app.api.schemas import PredictionAnswer
 from app.inference import detector_file
 from app.inference.detector_file import DetectorFileError
@@ -27,6 +29,7 @@ from app.inference.predictor import (
 )
 from app.inference.variants import Catalogue, ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
 from app.settings import ENV_PREFIX, Settings
+from app.vision.decode import decode
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -111,6 +114,10 @@ def predict(
         DetectorChoice, typer.Option(help="auto is YuNet where its file is present, else Haar.")
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    annotate_into: Annotated[
+        Path | None,
+        typer.Option("--annotate", help="Folder for pictures with boxes and labels, as NAME.annotated.jpg."),
+    ] = None,
 ) -> None:
     """Estimate age and gender of the faces in image files."""
     settings = _settings()
@@ -125,6 +132,8 @@ def predict(
         results = [_predict(predictor, path, model or settings.default_model, detector) for path in images]
     except ONE_SENTENCE as error:
         _fail(error)
+    if annotate_into is not None:
+        _annotate(annotate_into, images, results, settings.max_pixels)
     if as_json:
         print(
             json.dumps(
@@ -152,6 +161,22 @@ def _predict(
         return str(error)
 
 
+def _annotate(
+    folder: Path, images: list[Path], results: list[PredictionAnswer | str], max_pixels: int
+) -> None:
+    names = [f"{path.stem}.annotated.jpg" for path in images]
+    if len(set(names)) < len(names):
+        _fail("two of the images would be annotated under the same name: do them one after the other.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, name, result in zip(images, names, results, strict=True):
+            if not isinstance(result, str):
+                drawn = annotate(decode(path.read_bytes(), max_pixels), result.faces)
+                (folder / name).write_bytes(cv2.imencode(".jpg", drawn)[1].tobytes())
+    except OSError as error:
+        _fail(f"annotated pictures cannot be written into {folder} ({error.strerror}).")
+
+
 def _as_json(path: Path, result: PredictionAnswer | str) -> dict[str, Any]:
     if isinstance(result, str):
         return {"filename": str(path), "error": result}
@@ -159,7 +184,7 @@ def _as_json(path: Path, result: PredictionAnswer | str) -> dict[str, Any]:
 
 
 def _print_faces(images: list[Path], results: list[PredictionAnswer | str]) -> None:
-    table = Table("image", "box (x, y, width, height)", "age", "gender", "found by")
+    table = Table("image", Column("box (x, y, w, h)", no_wrap=True), "age", "gender", "found by")
     for path, result in zip(images, results, strict=True):
         if isinstance(result, str):
             continue
@@ -186,19 +211,19 @@ def models() -> None:
         catalogue: Catalogue = load_catalogue(settings.models)
     except ModelsInvalid as error:
         _fail(error)
-    table = Table("id", "title", "parameters", "age MAE (years)", "gender accuracy", "test faces", "loaded")
+    table = Table("id", "title", "age MAE", "gender", "faces", "loaded")
     for model in catalogue:
         variant, metrics = model.variant, model.variant.metrics
         table.add_row(
-            variant.id + (" (default)" if variant.id == settings.default_model else ""),
+            variant.id + (" *" if variant.id == settings.default_model else ""),
             variant.title,
-            f"{variant.parameters:,}",
-            f"{metrics.age_mae:.2f}",
+            f"{metrics.age_mae:.2f} years",
             f"{metrics.gender_accuracy:.1%}",
             f"{metrics.n:,}",
             model.unavailable or "yes",
         )
     out.print(table)
+    out.print("* the default; age MAE and gender accuracy were measured on so many test faces")
 
 
 @app.command()
