@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api import health, models, predict, problems
+from app.api import health, metrics, models, predict, problems
 from app.api.observe import Observe
 from app.api.security import ApiKeys, require_key
 from app.api.state import Service
@@ -36,6 +36,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = service = start(settings)
+        app.state.metrics.watch(service)
         yield
         if not await service.pool.drain(settings.drain_timeout):
             logger.warning("stopped with requests unfinished after %g seconds", settings.drain_timeout)
@@ -49,12 +50,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.api_keys = ApiKeys(settings.api_keys)
-    app.add_middleware(Observe)
+    app.state.metrics = metrics.Metrics()
+    app.add_middleware(Observe, metrics=app.state.metrics)
     app.add_middleware(_OneSentence)
     problems.add_handlers(app)
     app.include_router(predict.router, dependencies=[Depends(require_key)])
     app.include_router(models.router, dependencies=[Depends(require_key)])
     app.include_router(health.router)
+    app.include_router(metrics.router)
     return app
 
 

@@ -1,4 +1,4 @@
-"""Around every request: its id, one line in the log, and a proper answer where the code below it breaks."""
+"""Around every request: its id, one line in the log, a count, and a proper answer where the code below it breaks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.metrics import Metrics
 from app.api.problems import INTERNAL_ERROR, problem_response
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -25,8 +26,9 @@ logger = logging.getLogger("agegender")
 class Observe:
     """ASGI middleware, the outermost. What a handler puts into `request.state.noted` is logged as well."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -58,6 +60,8 @@ class Observe:
             answer = problem_response(INTERNAL_ERROR, INTERNAL_ERROR.example, scope["path"], request_id)
             await answer(scope, receive, send_with_id)
         finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.count_request(route, status or INTERNAL_ERROR.status)
             fields = {
                 "request_id": request_id,
                 "method": scope["method"],

@@ -90,6 +90,7 @@ async def predict(
                 )
             ),
         )
+    request.app.state.metrics.observe(prediction)
     request.state.noted.update(detector=prediction.detector, faces=len(prediction.faces))
     return PredictionAnswer.of(prediction)
 
