@@ -1,22 +1,27 @@
 """How large a picture an AV1 stream may make its decoder build, from the stream's sequence headers.
 
-The size that an AVIF file declares in its boxes binds nobody: decoders allocate by the stream inside, then scale.
-Bit layouts: AV1 Bitstream & Decoding Process Specification, sections 5.3 (OBU header) and 5.5 (sequence header).
+The size that an AVIF file declares in its boxes binds nobody: decoders allocate by the stream inside, then
+scale. Bit layouts: AV1 Bitstream & Decoding Process Specification, sections 5.3 (OBU header) and 5.5
+(sequence header).
 """
 
 from __future__ import annotations
 
 _SEQUENCE_HEADER = 1
+# Parts of a stream; still pictures have a few, and walking more would hold the interpreter.
+_MAX_OBUS = 20_000
 
 
 def coded_pixels(stream: bytes) -> int:
     """Pixels of the largest frame that `stream`, the OBUs of one AVIF item, may hold.
 
-    Raises ValueError where the stream has no sequence header, is cut short or uses what no still picture does.
+    Raises ValueError where the stream has no sequence header, is cut short or has what no still picture has.
     """
     pixels = 0
     position = 0
-    while position < len(stream):
+    for _ in range(_MAX_OBUS):
+        if position >= len(stream):
+            break
         first = stream[position]
         has_extension, has_size = first & 4, first & 2
         position += 2 if has_extension else 1
@@ -29,6 +34,8 @@ def coded_pixels(stream: bytes) -> int:
         if first >> 3 & 15 == _SEQUENCE_HEADER:
             pixels = max(pixels, _sequence_pixels(stream[position : position + size]))
         position += size
+    else:
+        raise ValueError("too many OBUs")
     if not pixels:
         raise ValueError("the AV1 stream has no sequence header")
     return pixels
@@ -62,7 +69,7 @@ def _sequence_pixels(payload: bytes) -> int:
                 bits.take(4)
     width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
     if not reduced:
-        # Each frame may then state a size of its own, of as many bits, and decoders do not hold it to the maximum.
+        # Each frame may then state a size of its own, of as many bits, and no decoder holds it to the most.
         return 1 << width_bits + height_bits
     return (bits.take(width_bits) + 1) * (bits.take(height_bits) + 1)
 

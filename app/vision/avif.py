@@ -12,7 +12,10 @@ from typing import NamedTuple
 from app.vision import av1
 from app.vision.errors import ImageUnreadable
 
-_MAX_BOXES = 20_000
+# Boxes side by side, or entries in one table; photographs have tens, and walking more would hold the
+# interpreter: a table of a few hundred bytes can announce millions of entries that take up no byte.
+_MAX_PARTS = 20_000
+_MAX_BRANDS = 64
 _NOT_READ = "{} is not read. Send the image as JPEG, PNG, WebP, BMP or AVIF."
 _ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1")
 
@@ -29,7 +32,7 @@ class Picture(NamedTuple):
     transparent: bool
     depth: int
     coded_pixels: int
-    """The most that a decoder may have to hold for one of its streams (a picture and its alpha count as one)."""
+    """The most that a decoder may have to hold for one stream (a picture and its alpha count as one)."""
 
 
 def read_picture(view: memoryview) -> Picture:
@@ -38,7 +41,7 @@ def read_picture(view: memoryview) -> Picture:
     IndexError or struct.error says that the file is cut short, ValueError that it is broken otherwise.
     """
     boxes = _Boxes(view)
-    _check_brand(bytes(boxes.only(b"ftyp")))
+    _check_brand(bytes(boxes.only(b"ftyp")[: 4 * _MAX_BRANDS]))
     meta = _Boxes(boxes.only(b"meta")[4:])
     properties = _Boxes(meta.only(b"iprp"))
     containers = list(_Boxes(properties.only(b"ipco")))
@@ -76,7 +79,7 @@ class _Boxes:
 
     def __iter__(self) -> Iterator[tuple[bytes, memoryview]]:
         position = 0
-        for _ in range(_MAX_BOXES):
+        for _ in range(_MAX_PARTS):
             if position == len(self._view):
                 return
             size, kind = struct.unpack_from(">I4s", self._view, position)
@@ -110,6 +113,7 @@ class _Fields:
     def __init__(self, view: memoryview, position: int = 0) -> None:
         self._view = view
         self._position = position
+        self._parts = 0
 
     def take(self, size: int) -> int:
         """The next number, of `size` bytes; 0 where it has none."""
@@ -118,6 +122,14 @@ class _Fields:
             raise IndexError
         self._position += size
         return int.from_bytes(field, "big")
+
+    def count(self, size: int) -> int:
+        """The next number, where it says how many entries follow; all counts together are bounded."""
+        number = self.take(size)
+        self._parts += number
+        if self._parts > _MAX_PARTS:
+            raise ValueError("too many entries")
+        return number
 
 
 def _check_brand(ftyp: bytes) -> None:
@@ -138,9 +150,9 @@ def _properties_of(item: int, ipma: memoryview) -> list[int]:
     """Numbers, from 1, of the properties in `ipco` that belong to the item."""
     fields = _Fields(ipma, 4)
     wide = ipma[3] & 1
-    for _ in range(fields.take(4)):
+    for _ in range(fields.count(4)):
         entry = fields.take(4 if ipma[0] else 2)
-        indices = [fields.take(2) & 0x7FFF if wide else fields.take(1) & 0x7F for _ in range(fields.take(1))]
+        indices = [fields.take(2) & 0x7FFF if wide else fields.take(1) & 0x7F for _ in range(fields.count(1))]
         if entry == item:
             return indices
     raise ValueError("an item without properties")
@@ -168,14 +180,15 @@ def _av1_streams(view: memoryview, meta: _Boxes) -> Iterator[bytes]:
     fields = _Fields(iloc, 4)
     sizes, more_sizes = fields.take(1), fields.take(1)
     unread = len(view)
-    for _ in range(fields.take(2 if version < 2 else 4)):
+    inside = meta.only(b"idat") if any(kind == b"idat" for kind, _ in meta) else view[:0]
+    for _ in range(fields.count(2 if version < 2 else 4)):
         item = fields.take(2 if version < 2 else 4)
         method = fields.take(2) & 15 if version else 0
         fields.take(2)  # data reference
         base = fields.take(more_sizes >> 4)
-        source = meta.only(b"idat") if method == 1 else view
-        stream = b""
-        for _ in range(fields.take(2)):
+        source = inside if method == 1 else view
+        stream = bytearray()
+        for _ in range(fields.count(2)):
             if version:
                 fields.take(more_sizes & 15)  # extent index
             offset = base + fields.take(sizes >> 4)
@@ -186,6 +199,6 @@ def _av1_streams(view: memoryview, meta: _Boxes) -> Iterator[bytes]:
             if method > 1 or unread < 0:
                 raise ValueError("items made of other items, or of the same bytes")
             if item in av1_items:
-                stream += bytes(source[offset : offset + length])
+                stream += source[offset : offset + length]
         if item in av1_items:
-            yield stream
+            yield bytes(stream)

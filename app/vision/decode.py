@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +26,15 @@ def decode(data: bytes | memoryview, max_pixels: int = 40_000_000) -> NDArray[np
     """Decode a JPEG, PNG, WebP, BMP or AVIF file, known by its content.
 
     Returns (height, width, 3) uint8 BGR, turned upright as the file asks. Grey and palette images become
-    colour, 16 bits are scaled to 8, and transparency is laid over white; of an animation it is the first picture.
+    colour, 16 bits are scaled to 8, and transparency is laid over white; of an animation it is the first image.
     Raises ImageTooLarge, before decoding, where there are more than `max_pixels`, and ImageUnreadable for
     anything else that does not come out whole.
     """
     header = read_header(data)
     if header.pixels > max_pixels:
         raise ImageTooLarge(
-            f"The image has {header.pixels / 1e6:.1f} million pixels; at most {max_pixels / 1e6:.1f} million are "
-            "allowed. Send a smaller one."
+            f"The image has {header.pixels / 1e6:.1f} million pixels; at most {max_pixels / 1e6:.1f} million "
+            "are allowed. Send a smaller one."
         )
     # What follows the image in the file, no decoder needs to see.
     encoded = np.frombuffer(data, np.uint8)[: header.end]
@@ -47,7 +49,7 @@ def decode(data: bytes | memoryview, max_pixels: int = 40_000_000) -> NDArray[np
     return _upright(image, header.orientation)
 
 
-def _pixels(encoded: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
+def _pixels(encoded: NDArray[np.uint8], header: Header) -> NDArray[Any]:
     """What OpenCV reads, not turned: BGR, or with transparency as it comes. Raises ImageUnreadable."""
     # OpenCV turns JPEG, PNG and WebP but not AVIF; with this flag, none, and one way serves for all.
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -59,32 +61,32 @@ def _pixels(encoded: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
         image = None
     if image is None or image.shape[:2] != (header.height, header.width):
         raise ImageUnreadable(_DAMAGED.format(header.format))
-    return image  # type: ignore[return-value]
+    return image
 
 
-def _looks_filled(image: NDArray[np.uint8]) -> bool:
+def _looks_filled(image: NDArray[Any]) -> bool:
     """Whether the lowest blocks of a decoded JPEG are of the grey that stands for data that never came."""
     value = int(image[-1, -1, 0])
     return value in _JPEG_FILLINGS and bool((image[-8:] == value).all())
 
 
-def _over_white(image: NDArray[np.uint8] | NDArray[np.uint16], depth: int) -> NDArray[np.uint8]:
-    """Lay (h, w), (h, w, 3) or (h, w, 4) of `depth` bits over white, as the pages do that people look at it on.
+def _over_white(image: NDArray[Any], depth: int) -> NDArray[np.uint8]:
+    """Lay (h, w), (h, w, 3) or (h, w, 4) of `depth` bits over white, as web pages and viewers do.
 
-    The colour under full transparency is what an editor left there, often black: dropping alpha would show it.
+    Colour under full transparency is what an editor left there, often black: dropping alpha would show it.
     """
     if image.dtype == np.uint16:
         image = cv2.convertScaleAbs(image, alpha=255 / (2**depth - 1))
     if image.ndim == 2:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-    if image.shape[2] == 3:
-        return image
-    alpha = cv2.cvtColor(image[:, :, 3], cv2.COLOR_GRAY2BGR)
-    darkness = cv2.bitwise_not(cv2.cvtColor(image, cv2.COLOR_BGRA2BGR))
-    return cv2.bitwise_not(cv2.multiply(darkness, alpha, dst=darkness, scale=1 / 255), dst=darkness)
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    if image.shape[2] == 4:
+        alpha = cv2.cvtColor(image[:, :, 3], cv2.COLOR_GRAY2BGR)
+        darkness = cv2.bitwise_not(cv2.cvtColor(image, cv2.COLOR_BGRA2BGR))
+        image = cv2.bitwise_not(cv2.multiply(darkness, alpha, dst=darkness, scale=1 / 255), dst=darkness)
+    return image
 
 
-def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+def _upright(image: NDArray[Any], orientation: int) -> NDArray[np.uint8]:
     """Undo an EXIF orientation, 1 to 8."""
     if orientation in (5, 7):
         image = cv2.transpose(image)
@@ -96,7 +98,7 @@ def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     }
     mirror = {2: 1, 4: 0}
     if orientation in turn:
-        return cv2.rotate(image, turn[orientation])
-    if orientation in mirror:
-        return cv2.flip(image, mirror[orientation])
+        image = cv2.rotate(image, turn[orientation])
+    elif orientation in mirror:
+        image = cv2.flip(image, mirror[orientation])
     return image

@@ -76,7 +76,7 @@ def read_header(data: bytes | memoryview) -> Header:
         header = reader(view)
     except (struct.error, IndexError):
         raise ImageUnreadable(_CUT_SHORT.format(name)) from None
-    except ValueError:
+    except (ValueError, KeyError):
         raise ImageUnreadable(_CORRUPT.format(name)) from None
     if header.width < 1 or header.height < 1:
         raise ImageUnreadable(_CORRUPT.format(name))
@@ -136,7 +136,7 @@ def _jpeg(view: memoryview) -> Header:
             if precision & 15 == 0:
                 for index in range(count):
                     complete[segment[1 + 2 * index]] |= (1 << last + 1) - (1 << first)
-        elif marker == 0xE1 and segment[:6] == b"Exif\0\0" and orientation == 1:
+        elif marker == 0xE1 and bytes(segment[:6]) == b"Exif\0\0" and orientation == 1:
             orientation = _exif_orientation(segment[6:])
     raise ValueError("too many segments")
 
@@ -145,7 +145,7 @@ def _jpeg(view: memoryview) -> Header:
 
 
 def _png(view: memoryview) -> Header:
-    if view[12:16] != b"IHDR":
+    if bytes(view[12:16]) != b"IHDR":
         raise ValueError("no IHDR")
     width, height, depth, colour = struct.unpack_from(">IIBB", view, 16)
     transparent = colour in (4, 6)
@@ -251,7 +251,7 @@ def _avif(view: memoryview) -> Header:
 
 def _exif_orientation(exif: memoryview) -> int:
     """1 to 8; 1 as well where the EXIF data is missing or broken, which is no reason to refuse a picture."""
-    if exif[:6] == b"Exif\0\0":
+    if bytes(exif[:6]) == b"Exif\0\0":
         exif = exif[6:]
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(exif[:4]))
     if order is None:
