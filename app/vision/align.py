@@ -1,7 +1,7 @@
 """A face to its crop: the one geometry, used by training and by the service alike.
 
-The canonical frame is that of UTKFace's aligned chips (200x200 pixels). `python -m training template` measures
-where YuNet's five points and Haar's box lie in it and prints the constants below.
+The canonical frame is that of UTKFace's aligned chips (200x200 pixels). `python -m training template`
+measures where YuNet's five points and Haar's box lie in it and prints the constants below.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ CROP_SIZE = 128
 CHIP_SIZE = 200
 """Side of a UTKFace chip, pixels: the unit of the constants below."""
 
-TEMPLATE = np.array(
-    [(58.6, 57.7), (136.5, 58.7), (95.0, 100.1), (62.8, 136.2), (128.7, 137.2)], np.float32
-)
+TEMPLATE = np.array([(58.6, 57.7), (136.5, 58.7), (95.0, 100.1), (62.8, 136.2), (128.7, 137.2)], np.float32)
 """Medians of YuNet's landmarks over chips, (5, 2) x, y in chip pixels, in the order of `LANDMARK_NAMES`."""
 
 HAAR_BOX = (16.0, 4.0, 165.0)
 """Medians of x, y and side of Haar's box over chips, in chip pixels."""
 
+# Side of the largest frame, in image pixels: with its corners up it must stay below OpenCV's 32767.
+_MAX_FRAME = 20_000
 # Samples per output pixel and axis; more would only cost time where a face fills many megapixels.
 _MAX_OVERSAMPLING = 8
 
 
 def crop_face(image: Image, face: Face) -> NDArray[np.uint8]:
-    """The crop of `face` from `image` (height, width, 3) BGR: (128, 128, 3) RGB uint8; black beyond the image."""
+    """The crop of `face` from `image` (height, width, 3) BGR: (128, 128, 3) RGB, black beyond the image."""
     transform = None if face.landmarks is None else similarity_to_template(face.landmarks)
     if transform is None:
         transform = _box_to_frame(face.box)
@@ -41,7 +41,7 @@ def crop_face(image: Image, face: Face) -> NDArray[np.uint8]:
 
 
 def crop_whole(image: Image) -> NDArray[np.uint8]:
-    """An image (height, width, 3) BGR that is one face already cropped, resized as it is: (128, 128, 3) RGB."""
+    """An image (height, width, 3) BGR that is one face already cropped, resized: (128, 128, 3) RGB."""
     shrinks = min(image.shape[:2]) > CROP_SIZE
     resized = cv2.resize(
         image, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
@@ -52,7 +52,8 @@ def crop_whole(image: Image) -> NDArray[np.uint8]:
 def similarity_to_template(landmarks: Landmarks) -> NDArray[np.float64] | None:
     """The least-squares similarity from five points (5, 2) onto the template, as (2, 3), in chip pixels.
 
-    Closed form in the plane (Umeyama 1991 without reflection). None where the points all but coincide.
+    Closed form in the plane (Umeyama 1991 without reflection). None where the points are those of no face:
+    all but coincident, or as far apart as in a frame beyond what `cv2.warpAffine` can address.
     """
     source = landmarks[:, 0].astype(np.float64) + 1j * landmarks[:, 1].astype(np.float64)
     target = TEMPLATE[:, 0].astype(np.float64) + 1j * TEMPLATE[:, 1].astype(np.float64)
@@ -62,16 +63,14 @@ def similarity_to_template(landmarks: Landmarks) -> NDArray[np.float64] | None:
     if not math.isfinite(spread) or spread < 1.0:
         return None
     rotation = complex(np.vdot(centred, target - target_mean)) / spread  # scale and angle in one number
-    if abs(rotation) < 1e-4:
+    if abs(rotation) * _MAX_FRAME < CHIP_SIZE:
         return None
     shift = complex(target_mean - rotation * source_mean)
-    return np.array(
-        [[rotation.real, -rotation.imag, shift.real], [rotation.imag, rotation.real, shift.imag]]
-    )
+    return np.array([[rotation.real, -rotation.imag, shift.real], [rotation.imag, rotation.real, shift.imag]])
 
 
 def _box_to_frame(box: Box) -> NDArray[np.float64]:
-    """The upright similarity that puts the centre and the mean side of `box` where Haar's box lies on chips."""
+    """The upright similarity that puts centre and mean side of `box` where Haar's box lies on chips."""
     x, y, side = HAAR_BOX
     scale = side / math.sqrt(box.area)
     centre_x, centre_y = box.x + (box.width - 1) / 2, box.y + (box.height - 1) / 2
@@ -85,15 +84,29 @@ def _box_to_frame(box: Box) -> NDArray[np.float64]:
 
 def _warp(image: Image, to_chip: NDArray[np.float64]) -> NDArray[np.uint8]:
     """One warp from image to crop; where it shrinks, each output pixel is the mean of several samples."""
+    # Only the part under the frame: OpenCV warps no image of 32767 pixels or more a side, such as panoramas.
+    edges = (-0.5, CHIP_SIZE - 0.5)
+    corners = np.array([(x, y) for x in edges for y in edges])
+    under = (corners - to_chip[:, 2]) @ np.linalg.inv(to_chip[:, :2]).T
+    left, top = np.maximum(np.floor(under.min(axis=0)) - 1, 0).astype(int)
+    right, bottom = np.maximum(np.ceil(under.max(axis=0)) + 2, 0).astype(int)
+    image = image[top:bottom, left:right]
+    if image.size == 0:
+        return np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
     scale = math.hypot(to_chip[0, 0], to_chip[1, 0]) * CROP_SIZE / CHIP_SIZE
     oversampling = min(_MAX_OVERSAMPLING, max(1, math.ceil(1 / scale)))
     side = CROP_SIZE * oversampling
     # Pixel centres lie at whole numbers, so a change of resolution also moves the origin by half a pixel.
     zoom = side / CHIP_SIZE
     matrix = to_chip * zoom
-    matrix[:, 2] += 0.5 * zoom - 0.5
+    matrix[:, 2] += 0.5 * zoom - 0.5 + matrix[:, :2] @ (left, top)
     warped = cv2.warpAffine(
-        image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0)
+        image,
+        matrix,
+        (side, side),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(0, 0, 0),
     )
     if oversampling > 1:
         warped = cv2.resize(warped, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA)

@@ -1,16 +1,18 @@
 """Pixels to faces: YuNet and Haar behind one protocol.
 
-Detection runs on a copy whose longest side is bounded; boxes and landmarks come back in full-image pixels,
-clipped to the image. Detector objects are not thread-safe: make one per worker thread.
+Detection runs on a copy whose longest side is bounded; boxes come back in full-image pixels, clipped to the
+image, and landmarks in the same pixels, to be clipped by `landmark_pixels` where they are shown. Detector
+objects are not thread-safe: make one per worker thread.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import cv2
+import cv2.data
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +28,7 @@ DEFAULT_MAX_SIDE = 640
 YUNET_MIN_CONFIDENCE = 0.6
 # The sum of stage weights that the frontal-face cascade gives lies in about 0..10; it becomes a confidence
 # through a logistic curve centred on the weight below which most hits on photographs are no faces.
+HAAR_CENTRE = 1.0
 HAAR_MIN_CONFIDENCE = 0.5
 
 
@@ -46,31 +49,48 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """A detected face; `landmarks` is (5, 2) float32 x, y in the order of `LANDMARK_NAMES`, if known."""
+    """A detected face; `landmarks` is (5, 2) float32 x, y in the order of `LANDMARK_NAMES`, if known.
+
+    Landmarks are not clipped: see `landmark_pixels`.
+    """
 
     box: Box
     confidence: float | None = None
     landmarks: Landmarks | None = None
 
 
+def landmark_pixels(landmarks: Landmarks, width: int, height: int) -> dict[str, tuple[int, int]]:
+    """The points of a `Face` by name as whole pixels x, y inside an image of that size.
+
+    Only what is shown is clipped: a crop wants the points where the detector put them, in the image or not.
+    """
+    inside = np.clip(np.rint(landmarks), 0, (width - 1, height - 1)).astype(int).tolist()
+    return {name: (x, y) for name, (x, y) in zip(LANDMARK_NAMES, inside, strict=True)}
+
+
 class Detector(Protocol):
     """Finds the faces in an image."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What answers call it."""
+        ...
 
     def detect(self, image: Image, min_confidence: float | None = None) -> list[Face]:
-        """Faces in `image` (height, width, 3) BGR, largest box first; None means the detector's own threshold."""
+        """Faces in `image` (height, width, 3) BGR, largest box first; None: the detector's own threshold."""
         ...
 
 
 class YuNet:
-    """`cv2.FaceDetectorYN` (Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", 2023), with landmarks."""
+    """`cv2.FaceDetectorYN` (Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", 2023)."""
 
-    name = "yunet"
+    name: Literal["yunet"] = "yunet"
 
     def __init__(self, model_path: Path, max_side: int = DEFAULT_MAX_SIDE) -> None:
         self._max_side = max_side
-        self._net = cv2.FaceDetectorYN.create(str(model_path), "", (320, 320), YUNET_MIN_CONFIDENCE, 0.3, 5000)
+        self._net = cv2.FaceDetectorYN.create(
+            str(model_path), "", (320, 320), YUNET_MIN_CONFIDENCE, 0.3, 5000
+        )
 
     def detect(self, image: Image, min_confidence: float | None = None) -> list[Face]:
         """See `Detector.detect`."""
@@ -80,9 +100,10 @@ class YuNet:
         _, rows = self._net.detect(small)
         faces: list[Face] = []
         for row in () if rows is None else rows:
-            box = _clip(row[:4] / scale, image)
+            box = _clip(row[:4].reshape(2, 2) / scale, image)
             if box is not None:
-                landmarks = (row[4:14].reshape(5, 2) / scale).astype(np.float32)
+                # Points count from the centre of the first pixel, which a change of resolution moves.
+                landmarks = ((row[4:14].reshape(5, 2) + 0.5) / scale - 0.5).astype(np.float32)
                 faces.append(Face(box, float(np.clip(row[14], 0, 1)), landmarks))
         return sorted(faces, key=_by_area)
 
@@ -90,7 +111,7 @@ class YuNet:
 class Haar:
     """The frontal-face cascade that ships inside OpenCV (Viola and Jones, 2001): boxes only, no download."""
 
-    name = "haar"
+    name: Literal["haar"] = "haar"
 
     def __init__(self, max_side: int = DEFAULT_MAX_SIDE) -> None:
         self._max_side = max_side
@@ -110,35 +131,34 @@ class Haar:
         faces: list[Face] = []
         for corners, weight in zip(boxes, np.ravel(weights), strict=True):
             confidence = float(1 / (1 + np.exp(HAAR_CENTRE - weight)))
-            box = _clip(np.asarray(corners, np.float32) / scale, image)
+            box = _clip(np.reshape(corners, (2, 2)) / scale, image)
             if box is not None and confidence >= threshold:
                 faces.append(Face(box, confidence))
         return sorted(faces, key=_by_area)
-
-
-HAAR_CENTRE = 1.0
 
 
 def _by_area(face: Face) -> int:
     return -face.box.area
 
 
-def _shrink(image: Image, max_side: int) -> tuple[Image, float]:
-    """A copy whose longest side is at most `max_side`, and its scale against `image`."""
+def _shrink(image: Image, max_side: int) -> tuple[Image, NDArray[np.float64]]:
+    """A copy whose longest side is at most `max_side`, and its scale against `image`, in x and in y."""
     height, width = image.shape[:2]
     scale = min(1.0, max_side / max(height, width))
     if scale == 1.0:
-        return image, 1.0
+        return image, np.ones(2)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8), scale
+    small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    # Whole pixels make the two differ a little, or a lot where an image is a narrow strip.
+    return small, np.array(size) / (width, height)
 
 
-def _clip(corners: NDArray[np.float32], image: Image) -> Box | None:
-    """The part of x, y, width, height (float pixels) that lies inside `image`; None if nothing does."""
+def _clip(corner_and_size: NDArray[np.float64], image: Image) -> Box | None:
+    """The part of a box ((x, y), (width, height)), float pixels, that lies inside `image`; None if none does."""
     height, width = image.shape[:2]
-    left, top = max(0, round(float(corners[0]))), max(0, round(float(corners[1])))
-    right = min(width, round(float(corners[0] + corners[2])))
-    bottom = min(height, round(float(corners[1] + corners[3])))
+    (x, y), (x_size, y_size) = corner_and_size.tolist()
+    left, top = max(0, round(x)), max(0, round(y))
+    right, bottom = min(width, round(x + x_size)), min(height, round(y + y_size))
     if right <= left or bottom <= top:
         return None
     return Box(left, top, right - left, bottom - top)
