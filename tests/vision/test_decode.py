@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+import json
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_files import (
+    CMYK_JPEG,
+    HEIGHT,
+    WIDTH,
+    animation,
+    avif_with_tables,
+    box,
+    encode,
+    oriented_avif,
+    oriented_jpeg,
+    oriented_png,
+    oriented_webp,
+    png,
+    png_chunk,
+    quarters,
+    read_quarters,
+    riff,
+)
+
+from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
+
+
+def with_alpha(alpha: int) -> np.ndarray:
+    return np.dstack([quarters(), np.full((HEIGHT, WIDTH), alpha, np.uint8)])
+
+
+FILES: dict[str, bytes] = {
+    "JPEG": encode(".jpg", None, cv2.IMWRITE_JPEG_QUALITY, 95),
+    "progressive JPEG": encode(".jpg", None, cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "JPEG with restarts": encode(
+        ".jpg", None, cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_RST_INTERVAL, 1
+    ),
+    "CMYK JPEG": CMYK_JPEG,
+    "PNG": encode(".png"),
+    "lossless WebP": encode(".webp"),
+    "lossy WebP": encode(".webp", None, cv2.IMWRITE_WEBP_QUALITY, 95),
+    "WebP with alpha": encode(".webp", with_alpha(255)),
+    "animated WebP": animation(".webp"),
+    "animated PNG": animation(".png"),
+    "BMP": encode(".bmp"),
+    "AVIF": encode(".avif", None, cv2.IMWRITE_AVIF_QUALITY, 95),
+    "AVIF with alpha": encode(".avif", with_alpha(255), cv2.IMWRITE_AVIF_QUALITY, 95),
+}
+each_file = pytest.mark.parametrize("data", FILES.values(), ids=FILES.keys())
+
+
+def complaint(data: bytes, **limits: int) -> str:
+    """What is said of a file that is not read: one or more sentences, with nothing of what runs inside."""
+    with pytest.raises((ImageUnreadable, ImageTooLarge)) as raised:
+        decode(data, **limits)
+    assert raised.value.__cause__ is None
+    text = str(raised.value)
+    assert re.fullmatch(r"[A-Z][^\n/\\_]+\.", text), text
+    assert not re.search(r"opencv|cv2|lib|struct\.|index|buffer|error|0x", text, re.IGNORECASE), text
+    return text
+
+
+# What is read
+
+
+@each_file
+def test_content_decides_the_format_and_every_format_becomes_8_bit_bgr(data: bytes) -> None:
+    image = decode(data)
+    assert (image.shape, image.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
+    assert read_quarters(image, tolerance=12) == "RGBW"
+
+
+@each_file
+def test_a_memoryview_and_trailing_bytes_make_no_difference(data: bytes) -> None:
+    assert np.array_equal(decode(memoryview(data)), decode(data))
+    if data[4:8] != b"ftyp":  # where a file of boxes goes on with what is no box, it is damaged
+        assert np.array_equal(decode(data + b"\xff\xd9 and more" * 9), decode(data))
+
+
+# What of the upright picture the corners show when the file says orientation 1 to 8 (EXIF 2.3, section 4.6.4):
+# its first row lies top, top, bottom, bottom, left, right, right, left,
+# its first column left, right, right, left, top, top, bottom, bottom.
+UPRIGHT = ("RGBW", "GRWB", "WBGR", "BWRG", "RBGW", "BRWG", "WGBR", "GWRB")
+
+
+@pytest.mark.parametrize("make", [oriented_jpeg, oriented_png, oriented_webp])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_the_picture_upright(make: Callable[[int], bytes], orientation: int) -> None:
+    image = decode(make(orientation))
+    assert image.shape == ((HEIGHT, WIDTH, 3) if orientation < 5 else (WIDTH, HEIGHT, 3))
+    assert read_quarters(image, tolerance=12) == UPRIGHT[orientation - 1]
+
+
+def test_exif_is_read_in_either_byte_order_and_ignored_where_it_is_nonsense() -> None:
+    assert read_quarters(decode(oriented_jpeg(6, ">")), tolerance=12) == UPRIGHT[5]
+    for nonsense in (0, 9, 65535):
+        assert read_quarters(decode(oriented_jpeg(nonsense)), tolerance=12) == "RGBW"
+    broken = oriented_jpeg(6).replace(b"II*\0\x08", b"II*\0\xf8")  # the directory lies beyond the end
+    assert read_quarters(decode(broken), tolerance=12) == "RGBW"
+
+
+@pytest.mark.parametrize(
+    ("quarter_turns", "mirror_axis", "corners"),
+    [
+        (0, None, "RGBW"), (1, None, "GWRB"), (2, None, "WBGR"), (3, None, "BRWG"),
+        (0, 0, "BWRG"), (1, 0, "RBGW"), (2, 0, "GRWB"), (3, 0, "WGBR"),
+        (0, 1, "GRWB"), (1, 1, "WGBR"), (2, 1, "BWRG"), (3, 1, "RBGW"),
+    ],
+)  # fmt: skip
+def test_avif_is_turned_and_mirrored_by_its_own_properties(
+    quarter_turns: int, mirror_axis: int | None, corners: str
+) -> None:
+    image = decode(oriented_avif(quarter_turns, mirror_axis))
+    assert image.shape == ((WIDTH, HEIGHT, 3) if quarter_turns % 2 else (HEIGHT, WIDTH, 3))
+    assert read_quarters(image) == corners
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".webp", ".bmp", ".avif"])
+def test_grey_becomes_three_equal_channels(extension: str) -> None:
+    grey = np.full((HEIGHT, WIDTH), 90, np.uint8)
+    grey[:, 12:] = 170
+    image = decode(encode(extension, grey))
+    assert image.shape == (HEIGHT, WIDTH, 3)
+    assert np.abs(image.astype(int) - grey[:, :, np.newaxis]).max() <= 2
+
+
+TWO_COLOURS = (b"PLTE", bytes([10, 20, 30, 200, 210, 220]))
+
+
+@pytest.mark.parametrize(
+    ("file", "rgb"),
+    [
+        (png(2, 1, 1, 0, bytes([0b01_000000])), [(0, 0, 0), (255, 255, 255)]),
+        (png(2, 1, 4, 0, bytes([0x1F])), [(17, 17, 17), (255, 255, 255)]),
+        (png(2, 1, 16, 0, struct.pack(">HH", 10 * 257, 200 * 257)), [(10, 10, 10), (200, 200, 200)]),
+        (
+            png(2, 1, 16, 2, struct.pack(">6H", *(257 * k for k in (1, 2, 3, 201, 202, 203)))),
+            [(1, 2, 3), (201, 202, 203)],
+        ),
+        (png(2, 1, 8, 3, bytes([0, 1]), TWO_COLOURS), [(10, 20, 30), (200, 210, 220)]),
+        (png(2, 1, 1, 3, bytes([0b01_000000]), TWO_COLOURS), [(10, 20, 30), (200, 210, 220)]),
+        (png(2, 1, 8, 3, bytes([0, 1]), TWO_COLOURS, (b"tRNS", b"\0")), [(255, 255, 255), (200, 210, 220)]),
+        (png(2, 1, 8, 2, bytes([1, 2, 3, 4, 5, 6]), (b"tRNS", b"\0\1\0\2\0\3")), [(255, 255, 255), (4, 5, 6)]),
+        (png(2, 1, 8, 4, bytes([10, 255, 200, 0])), [(10, 10, 10), (255, 255, 255)]),
+        (png(2, 1, 8, 6, bytes([10, 20, 30, 255, 0, 100, 200, 51])), [(10, 20, 30), (204, 224, 244)]),
+        (png(2, 1, 16, 4, struct.pack(">4H", 2570, 65535, 0, 0)), [(10, 10, 10), (255, 255, 255)]),
+        (
+            png(2, 1, 16, 6, struct.pack(">8H", *(257 * k for k in (10, 20, 30, 255, 0, 100, 200, 51)))),
+            [(10, 20, 30), (204, 224, 244)],
+        ),
+    ],
+    ids=[
+        "1-bit grey", "4-bit grey", "16-bit grey", "16-bit", "palette", "1-bit palette", "palette with alpha",
+        "transparent colour", "grey and alpha", "alpha", "16-bit grey and alpha", "16-bit alpha",
+    ],
+)  # fmt: skip
+def test_every_kind_of_png_pixel(file: bytes, rgb: list[tuple[int, int, int]]) -> None:
+    image = decode(file)
+    assert (image.shape, image.dtype) == ((1, 2, 3), np.uint8)
+    assert np.abs(image[0, :, ::-1].astype(int) - rgb).max() <= 1
+
+
+@pytest.mark.parametrize("extension", [".png", ".webp", ".avif"])
+def test_transparency_shows_white(extension: str) -> None:
+    half = decode(encode(extension, with_alpha(128))).astype(int)
+    # Median, because AVIF smears colour across the edges between the quarters.
+    assert np.median(np.abs(half - (quarters().astype(int) * 128 + 255 * 127) / 255)) <= 1
+    assert decode(encode(extension, with_alpha(0))).min() >= 252
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_ten_bit_avif_is_scaled_to_eight(alpha: bool) -> None:
+    ten_bit = ((with_alpha(255) if alpha else quarters()).astype(int) * 1023 // 255).astype(np.uint16)
+    depth = (cv2.IMWRITE_AVIF_DEPTH, 10, cv2.IMWRITE_AVIF_QUALITY, 100)
+    image = decode(encode(".avif", ten_bit, *depth))
+    assert image.dtype == np.uint8
+    assert read_quarters(image) == "RGBW"
+
+
+def test_a_16_bit_bmp_and_one_from_top_to_bottom() -> None:
+    blue, green, red = np.moveaxis(quarters().astype("<u2") >> 3, 2, 0)
+    pixels = (red << 10 | green << 5 | blue).tobytes()
+    info = struct.pack("<IiiHHIIiiII", 40, WIDTH, -HEIGHT, 1, 16, 0, len(pixels), 0, 0, 0, 0)
+    file = b"BM" + struct.pack("<IHHI", 54 + len(pixels), 0, 0, 54) + info + pixels
+    assert read_quarters(decode(file), tolerance=8) == "RGBW"
+
+
+# What is not
+
+
+@each_file
+def test_a_file_cut_short_anywhere_is_no_picture(data: bytes) -> None:
+    for length in range(len(data)):
+        with pytest.raises(ImageUnreadable):
+            decode(data[:length])
+
+
+@pytest.mark.parametrize(
+    "parameters", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 2)]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_half_a_jpeg_is_no_picture_though_somebody_put_an_end_to_it(
+    parameters: tuple[int, ...], channels: int
+) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (96, 96, channels), np.uint8)
+    data = encode(".jpg", noise, *parameters)
+    assert decode(data).shape == (96, 96, 3)
+    for share in (0.3, 0.5, 0.7):
+        assert "cut short" in complaint(data[: int(len(data) * share)] + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("level", [64, 128])
+def test_a_grey_jpeg_is_a_picture_all_the_same(level: int) -> None:
+    for channels in (1, 3):
+        image = decode(encode(".jpg", np.full((40, 40, channels), level, np.uint8)))
+        assert (image == level).all()
+
+
+def test_a_png_with_too_few_rows_or_a_wrong_bit_is_no_picture() -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (32, 32, 3), np.uint8)
+    whole = encode(".png", noise)
+    header = whole[8:33]
+    for rows in (zlib.compress(bytes(97) * 16), zlib.compress(bytes(97) * 32)[:-9]):
+        complaint(whole[:8] + header + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b""))
+    for position in range(60, len(whole) - 16, 97):
+        flipped = bytearray(whole)
+        flipped[position] ^= 4
+        complaint(bytes(flipped))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "is empty"),
+        (b"no image", "no image that can be read"),
+        (b"GIF89a" + bytes(60), "Send a JPEG, PNG, WebP, BMP or AVIF file"),
+        (b"II*\0" + bytes(60), "no image that can be read"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image that can be read"),
+        (box(b"ftyp", b"heic\0\0\0\0mif1heic"), "HEIC is not read"),
+        (box(b"ftyp", b"isom\0\0\0\0mp42"), "This kind of file is not read"),
+        (animation(".avif"), "An animated AVIF is not read"),
+        (b"BM" + struct.pack("<IHHIIiiHHI", 60, 0, 0, 54, 40, 8, 8, 1, 8, 1) + bytes(99), "A compressed BMP"),
+        (riff(b"RIFF", b"WEBP" + riff(b"VP8X", bytes(10))), "damaged"),
+    ],
+)  # fmt: skip
+def test_what_is_not_read_is_said_in_a_sentence(data: bytes, words: str) -> None:
+    assert words in complaint(data)
+
+
+def test_a_jpeg_whose_scan_names_a_component_that_the_frame_lacks() -> None:
+    frame = b"\xff\xc0" + struct.pack(">HBHHB", 11, 8, 8, 8, 1) + b"\1\x11\0"
+    scan = b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, 7, 0, 0, 63, 0)
+    assert "damaged" in complaint(b"\xff\xd8" + frame + scan + b"\xff\xd9")
+
+
+# Bombs
+
+
+def too_many_pixels() -> dict[str, bytes]:
+    """Files of 20,000x20,000 pixels or nearly, as their headers say, each of less than 60 KB."""
+    jpeg = FILES["JPEG"]
+    size = jpeg.index(b"\xff\xc0") + 5
+    avif = FILES["AVIF"]
+    ispe = avif.index(b"ispe") + 8
+    rows = zlib.compressobj(9)
+    packed = b"".join(rows.compress(bytes(2501)) for _ in range(20_000)) + rows.flush()
+    start = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0))
+    canvas = bytes(4) + (16_382).to_bytes(3, "little") * 2
+    return {
+        "PNG": start + png_chunk(b"IDAT", packed) + png_chunk(b"IEND", b""),
+        "JPEG": jpeg[:size] + struct.pack(">HH", 20_000, 20_000) + jpeg[size + 4 :],
+        "AVIF": avif[:ispe] + struct.pack(">II", 20_000, 20_000) + avif[ispe + 8 :],
+        "WebP": riff(b"RIFF", b"WEBP" + riff(b"VP8X", canvas) + encode(".webp")[12:]),
+    }
+
+
+def busy_tables() -> dict[str, bytes]:
+    """AVIF files whose tables announce far more than there is, or send their reader round and round."""
+    one_property = struct.pack(">II", 0, 1) + b"\0\1\1\1"
+    extents = b"\1\0\0\0\0\0" + struct.pack(">H", 2000) + struct.pack(">HHHH", 9, 0, 0, 65535) * 2000
+    items = b"\2\0\0\0\0\0" + struct.pack(">I", 19_000) + struct.pack(">IHHH", 9, 1, 0, 0) * 19_000
+    free = [box(b"free")] * 19_000
+    many = 2_000_000
+    return {
+        "places": avif_with_tables(one_property, extents),
+        "items": avif_with_tables(one_property, items, box(b"idat", b"abc"), *free),
+        "properties": avif_with_tables(struct.pack(">II", 0, many) + b"\0\2\0" * many, b"\0\0\0\0\0\0\0\0"),
+    }
+
+
+REFUSE = """
+import json, resource, sys, time
+from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
+data = sys.stdin.buffer.read()
+before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+try:
+    decode(data)
+    what = "read"
+except (ImageTooLarge, ImageUnreadable) as error:
+    what = type(error).__name__
+spent = time.process_time() - begun
+print(json.dumps([what, spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory in the units of Linux")
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [(data, "ImageTooLarge") for data in too_many_pixels().values()]
+    + [(data, "ImageUnreadable") for data in busy_tables().values()],
+    ids=[*too_many_pixels(), *busy_tables()],
+)
+def test_a_bomb_costs_neither_time_nor_memory(data: bytes, expected: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSE], input=data, capture_output=True, check=True, timeout=60
+    )
+    what, seconds, kilobytes = json.loads(done.stdout)
+    assert what == expected
+    assert seconds < 1
+    assert kilobytes < 30_000
+
+
+def test_the_pixel_limit_is_inclusive_and_named_in_the_answer() -> None:
+    for data in FILES.values():
+        assert decode(data, max_pixels=WIDTH * HEIGHT).shape == (HEIGHT, WIDTH, 3)
+        assert complaint(data, max_pixels=WIDTH * HEIGHT - 1).startswith("The image has 0.0 million pixels")
+    assert "20000" not in complaint(too_many_pixels()["PNG"])
+    assert "400.0 million pixels; at most 40.0 million" in complaint(too_many_pixels()["PNG"])
+
+
+def test_an_avif_that_declares_less_than_its_stream_holds_is_still_too_large() -> None:
+    data = encode(".avif", np.zeros((300, 400, 3), np.uint8))
+    ispe = data.index(b"ispe") + 8
+    small = data[:ispe] + struct.pack(">II", 8, 8) + data[ispe + 8 :]
+    with pytest.raises(ImageTooLarge):
+        decode(small, max_pixels=100_000)
+
+
+# Anything at all
+
+
+def decode_or_refuse(data: bytes) -> None:
+    """Decode into a picture or raise what the caller is prepared for; anything else fails the test."""
+    try:
+        image = decode(data, max_pixels=200_000)
+    except (ImageUnreadable, ImageTooLarge):
+        return
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
+    assert image.shape[2] == 3
+    assert 0 < image.shape[0] * image.shape[1] <= 200_000
+
+
+SIGNATURES = [b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBP", b"BM", b"\0\0\0\x18ftypavif"]
+
+
+@given(st.sampled_from(SIGNATURES), st.binary(max_size=300))
+@settings(max_examples=400, deadline=None)
+def test_random_bytes_are_refused_by_our_own_exceptions(signature: bytes, data: bytes) -> None:
+    decode_or_refuse(signature + data)
+
+
+@st.composite
+def damaged_files(draw: st.DrawFn) -> bytes:
+    """One of the files with up to four bytes changed, left out or put in, most of them near its start."""
+    data = bytearray(draw(st.sampled_from(sorted(FILES.values()))))
+    for _ in range(draw(st.integers(1, 4))):
+        position = draw(st.integers(0, len(data) - 1) | st.integers(0, min(len(data), 300) - 1))
+        change = draw(st.binary(max_size=4))
+        data[position : position + draw(st.integers(0, 4))] = change
+        if not data:
+            break
+    return bytes(data)
+
+
+@given(damaged_files())
+@settings(max_examples=600, deadline=None)
+def test_damaged_files_are_read_or_refused_by_our_own_exceptions(data: bytes) -> None:
+    decode_or_refuse(data)
