@@ -6,13 +6,18 @@ import asyncio
 import math
 import signal
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.observe import LOGGING
 from app.main import create_app
 from app.settings import Settings
+
+_MAX_HEAD_BYTES = 64 * 1024
 
 
 def serve(settings: Settings) -> bool:
@@ -26,6 +31,7 @@ def serve(settings: Settings) -> bool:
         access_log=False,
         server_header=False,
         lifespan="on",
+        http=partial(_Protocol, arrival_timeout=settings.arrival_timeout),  # type: ignore[arg-type]
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout),
     )
     server = _Server(config, on_stop=lambda: app.state.service.pool.close())
@@ -52,3 +58,54 @@ class _Server(uvicorn.Server):
             # Not here and now: the signal may have come in the middle of what holds the pool's lock.
             self._loop.call_soon_threadsafe(self._on_stop)
         super().handle_exit(sig, frame)
+
+
+class _Protocol(HttpToolsProtocol):
+    """HTTP over one connection, where a request must have arrived whole in time, and its head is bounded.
+
+    uvicorn itself waits without limit for the rest of a request, and buffers headers without limit.
+    """
+
+    def __init__(self, *args: Any, arrival_timeout: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._arrival_timeout = arrival_timeout
+        self._deadline: asyncio.TimerHandle | None = None
+        self._in_head = True
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._request_has_come()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The headers of this request are too large.")
+
+    def on_message_begin(self) -> None:
+        self._await_request()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._head_bytes = False, 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._request_has_come()
+        super().on_message_complete()
+
+    def _await_request(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self._arrival_timeout, self.transport.abort)
+
+    def _request_has_come(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None

@@ -40,6 +40,11 @@ class Settings(BaseSettings):
     queue_timeout: float = Field(
         10.0, gt=0, description="Seconds after which a request that still waits for a worker gets 503."
     )
+    arrival_timeout: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds in which a request must have arrived whole; slower senders are cut off.",
+    )
     drain_timeout: float = Field(
         20.0, gt=0, description="Seconds that accepted requests have to finish when the service is stopped."
     )
