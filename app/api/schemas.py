@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.inference import predictor
-from app.inference.predictor import LANDMARK_NAMES, DetectorChoice, FaceEstimate
+from app.inference.predictor import DetectorChoice, FaceEstimate, landmark_pixels
 from app.inference.variants import Metrics, Model
 
 Point = tuple[int, int]
@@ -154,7 +154,7 @@ class PredictionAnswer(BaseModel):
             model=prediction.model,
             detector=prediction.detector,
             image=ImageSize(width=prediction.width, height=prediction.height),
-            faces=[_face(face) for face in prediction.faces],
+            faces=[_face(face, prediction.width, prediction.height) for face in prediction.faces],
             timings_ms=TimingsMs(
                 decode=round(timings.decode, 2),
                 detect=round(timings.detect, 2),
@@ -164,12 +164,10 @@ class PredictionAnswer(BaseModel):
         )
 
 
-def _face(face: FaceEstimate) -> FaceAnswer:
+def _face(face: FaceEstimate, width: int, height: int) -> FaceAnswer:
     points = None
     if face.landmarks is not None:
-        points = Landmarks(
-            **dict(zip(LANDMARK_NAMES, face.landmarks.round().astype(int).tolist(), strict=True))
-        )
+        points = Landmarks(**landmark_pixels(face.landmarks, width, height))
     box, age, gender = face.box, face.age, face.gender
     return FaceAnswer(
         box=Box(x=box.x, y=box.y, width=box.width, height=box.height),

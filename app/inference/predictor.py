@@ -16,10 +16,9 @@ from app.inference.session import Session
 from app.inference.variants import AgeInterval, Catalogue
 from app.vision.align import crop_face, crop_whole
 from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
-from app.vision.detect import DEFAULT_MAX_SIDE, LANDMARK_NAMES, Box, Face, Haar, Landmarks, YuNet
+from app.vision.detect import DEFAULT_MAX_SIDE, Box, Face, Haar, Landmarks, YuNet, landmark_pixels
 
 __all__ = [
-    "LANDMARK_NAMES",
     "Age",
     "Box",
     "DetectorChoice",
@@ -32,6 +31,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Timings",
+    "landmark_pixels",
 ]
 
 DetectorChoice = Literal["auto", "yunet", "haar", "none"]
