@@ -1,0 +1,218 @@
+"""Photographs and other images, over a socket, to a server with tiny models: what is in the answer."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from helpers import (
+    ASTRONAUT,
+    ASTRONAUT_FACE,
+    DETECTORS,
+    GRACE_HOPPER,
+    GRACE_HOPPER_FACE,
+    Server,
+    check_problem,
+    grey,
+    inside,
+    jpeg,
+    needs_yunet,
+    pixels,
+    png,
+    side_by_side,
+    turned,
+    without_timings,
+)
+
+POINTS = {"right_eye", "left_eye", "nose", "mouth_right", "mouth_left"}
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize(
+    ("photograph", "size", "area"),
+    [(ASTRONAUT, (512, 512), ASTRONAUT_FACE), (GRACE_HOPPER, (512, 600), GRACE_HOPPER_FACE)],
+    ids=["astronaut", "grace hopper"],
+)
+def test_a_photograph_of_one_face(server: Server, detector: str, photograph, size, area) -> None:
+    answer = server.predict(photograph.read_bytes(), detector=detector)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    prediction = answer.json()
+    assert set(prediction) == {"model", "detector", "image", "faces", "timings_ms"}
+    assert (prediction["model"], prediction["detector"]) == ("age_gender_B", detector)
+    assert prediction["image"] == {"width": size[0], "height": size[1]}
+    (face,) = prediction["faces"]
+    assert set(face) == {"box", "confidence", "landmarks", "age", "gender"}
+    box = face["box"]
+    assert inside(box, area)
+    assert min(box["width"], box["height"]) > 80
+    assert 0.6 < face["confidence"] <= 1
+    assert 0 <= face["age"]["low"] < face["age"]["years"] < face["age"]["high"] <= 100
+    assert face["age"]["coverage"] == 0.8
+    assert face["gender"]["label"] in ("female", "male")
+    assert 0.5 <= face["gender"]["probability"] <= 1
+    if detector == "haar":
+        assert face["landmarks"] is None
+    else:
+        points = face["landmarks"]
+        assert set(points) == POINTS
+        # The person's right eye is on the picture's left.
+        assert box["x"] < points["right_eye"][0] < points["nose"][0] < points["left_eye"][0]
+        assert box["y"] < points["right_eye"][1] < points["nose"][1] < points["mouth_right"][1]
+    timings = prediction["timings_ms"]
+    assert set(timings) == {"decode", "detect", "predict", "total"}
+    assert 0 < timings["detect"] < timings["total"]
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_two_faces_in_one_picture_come_largest_first(server: Server, detector: str) -> None:
+    image = jpeg(side_by_side())
+    first, second = server.faces(image, detector=detector)
+    assert inside(first["box"], tuple(np.add(GRACE_HOPPER_FACE, (512, 0, 512, 0))))
+    assert inside(second["box"], ASTRONAUT_FACE)
+    assert server.faces(image, detector=detector, max_faces=1) == [first]
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_no_face_is_an_answer(server: Server, detector: str) -> None:
+    answer = server.predict(png(grey(90, 640, 480)), detector=detector)
+    assert answer.status_code == 200
+    assert answer.json()["faces"] == []
+    assert answer.json()["image"] == {"width": 640, "height": 480}
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_less_confident_faces_are_left_out_on_request(server: Server, detector: str) -> None:
+    photograph = ASTRONAUT.read_bytes()
+    assert len(server.faces(photograph, detector=detector, min_confidence=0.5)) == 1
+    assert server.faces(photograph, detector=detector, min_confidence=1) == []
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_turned_by_exif_is_seen_upright(server: Server, orientation: int) -> None:
+    shown = pixels(ASTRONAUT)[:400]
+    answer = server.predict(turned(shown, orientation), detector="haar").json()
+    assert answer["image"] == {"width": 512, "height": 400}
+    (face,) = answer["faces"]
+    (upright,) = server.faces(png(shown), detector="haar")
+    for edge in ("x", "y", "width", "height"):
+        assert face["box"][edge] == pytest.approx(upright["box"][edge], abs=8)
+
+
+@needs_yunet
+def test_landmarks_of_a_face_cut_by_the_edge_are_pixels_of_the_image(server: Server) -> None:
+    # The cut goes through the bridge of the nose: the detector puts the right eye outside the picture.
+    (face,) = server.faces(png(pixels(GRACE_HOPPER)[:, 250:]), detector="yunet")
+    assert face["landmarks"]["right_eye"][0] == 0
+    assert 40 < face["landmarks"]["left_eye"][0] < 80
+    assert all(0 <= x < 262 and 0 <= y < 600 for x, y in face["landmarks"].values())
+
+
+@pytest.mark.parametrize("detector", ["none", *DETECTORS])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 2), (1, 300)])
+def test_a_tiny_image(server: Server, detector: str, width: int, height: int) -> None:
+    answer = server.predict(png(grey(51, width, height)), detector=detector)
+    assert answer.status_code == 200
+    assert answer.json()["image"] == {"width": width, "height": height}
+    assert [face["age"]["years"] for face in answer.json()["faces"]] == ([20] if detector == "none" else [])
+
+
+def test_a_huge_image_up_to_the_limit(server: Server) -> None:
+    huge = grey(128, 8000, 5000)
+    huge[:, :5000] = cv2.resize(pixels(ASTRONAUT), (5000, 5000))
+    (face,) = server.faces(jpeg(huge, 85), detector="haar")
+    scale = 5000 / 512
+    assert inside(face["box"], tuple(round(edge * scale) for edge in ASTRONAUT_FACE))
+
+
+def claimed_png(width: int, height: int) -> bytes:
+    """A PNG whose header claims that size, and whose data is missing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0"))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(8000, 5001), (60000, 60000), (2**31 - 1, 2**31 - 1)])
+def test_more_pixels_than_allowed_are_refused_before_they_are_decoded(
+    server: Server, width: int, height: int
+) -> None:
+    # Decoding would fail on the missing data, and that would be a 400.
+    detail = check_problem(server.predict(claimed_png(width, height)), 413, "image-too-large")
+    assert "at most 40.0 million" in detail
+    check_problem(server.predict(claimed_png(8000, 5000)), 400, "image-unreadable")
+
+
+@pytest.mark.parametrize(("level", "label"), [(51, "female"), (204, "male")])
+def test_without_a_detector_the_image_is_the_face(server: Server, level: int, label: str) -> None:
+    (face,) = server.faces(png(grey(level)), detector="none")
+    assert face["box"] == {"x": 0, "y": 0, "width": 90, "height": 60}
+    assert face["confidence"] is None
+    assert face["landmarks"] is None
+    assert face["age"]["years"] == level * 100 / 255
+    assert face["gender"] == {"label": label, "probability": 1.0}
+
+
+def test_the_model_that_is_asked_for_answers(server: Server) -> None:
+    red = png(np.full((60, 90, 3), (0, 0, 153), np.uint8))
+    answers = {
+        model: server.predict(red, detector="none", model=model).json()
+        for model in ("age_gender_A", "age_gender_B")
+    }
+    assert {model: answer["model"] for model, answer in answers.items()} == {
+        model: model for model in answers
+    }
+    # A looks at red alone.
+    assert answers["age_gender_A"]["faces"][0]["age"]["years"] == 60
+    assert answers["age_gender_B"]["faces"][0]["age"]["years"] == 20
+    default = server.predict(red, detector="none").json()
+    assert without_timings(default) == without_timings(answers["age_gender_B"])
+
+
+@needs_yunet
+def test_auto_is_yunet_where_its_file_is(server: Server) -> None:
+    photograph = ASTRONAUT.read_bytes()
+    chosen = server.predict(photograph, detector="yunet").json()
+    assert chosen["detector"] == "yunet"
+    for query in ({}, {"detector": "auto"}):
+        assert without_timings(server.predict(photograph, **query).json()) == without_timings(chosen)
+
+
+def test_without_yunet_auto_is_haar_and_asking_for_yunet_is_refused(
+    bare_server: Server, keys: tuple[str, str]
+) -> None:
+    def ask(query: str):
+        return bare_server.client.post(
+            f"/predict{query}",
+            content=ASTRONAUT.read_bytes(),
+            headers={"X-API-Key": keys[0], "Content-Type": "image/jpeg"},
+        )
+
+    assert ask("").json()["detector"] == "haar"
+    detail = check_problem(ask("?detector=yunet"), 422, "detector-unavailable")
+    assert "use auto or haar" in detail
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".webp", ".bmp", ".avif"])
+@pytest.mark.parametrize(
+    "declared", ["image/jpeg", "image/png", "application/octet-stream", "image/x-unheard-of", None]
+)
+def test_content_decides_what_a_file_is(server: Server, extension: str, declared: str | None) -> None:
+    encoded = cv2.imencode(extension, grey(51))[1].tobytes()
+    headers = {} if declared is None else {"Content-Type": declared}
+    bare = server.client.post("/predict?detector=none", content=encoded, headers=headers)
+    form = server.client.post("/predict?detector=none", files={"image": ("photo.gif", encoded, declared)})
+    for answer in (bare, form):
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["image"] == {"width": 90, "height": 60}
+        assert answer.json()["faces"][0]["age"]["years"] == pytest.approx(20, abs=0.5)

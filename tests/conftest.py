@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import YUNET, Server, serving
+from tiny_models import metadata, put_model, tiny_onnx
+
+
+@pytest.fixture(scope="session")
+def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder whose A looks at red alone and whose B, the default, at all colours."""
+    folder = tmp_path_factory.mktemp("models")
+    put_model(folder, "age_gender_A", tiny_onnx(channels=(3, 0, 0)))
+    put_model(folder, "age_gender_B")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's cache without YuNet."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def server(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
+    """Two workers, a queue of 64, no keys, and YuNet where its file is at hand."""
+    yunet = [f"--yunet-path={YUNET}"] if YUNET.exists() else []
+    with serving(models_folder, empty_cache, "--workers=2", "--queue-size=64", *yunet) as running:
+        yield running
+
+
+KEYS = ("first-key-of-the-test", "second-key-of-the-test")
+
+
+@pytest.fixture(scope="session")
+def bare_server(tmp_path_factory: pytest.TempPathFactory, empty_cache: Path) -> Iterator[Server]:
+    """Keys are set; neither YuNet nor TensorFlow is there, and so the .keras file of `fresh` cannot run."""
+    folder = tmp_path_factory.mktemp("with-keras")
+    put_model(folder, "age_gender_B")
+    (folder / "fresh.keras").write_bytes(b"a network")
+    (folder / "fresh.json").write_text(json.dumps(metadata("fresh", b"a network")))
+    hidden = tmp_path_factory.mktemp("hidden")
+    (hidden / "tensorflow.py").write_text("raise ImportError('hidden by the test')")
+    with serving(
+        folder, empty_cache, "--workers=1", AGEGENDER_API_KEYS=", ".join(KEYS), PYTHONPATH=str(hidden)
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def keys() -> tuple[str, str]:
+    """What opens `bare_server`."""
+    return KEYS

@@ -1,0 +1,259 @@
+"""What tests of the running service share: photographs, a server process, and requests sent by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+AGEGENDER = Path(sys.executable).with_name("agegender")
+PATIENCE = 60
+"""Seconds until a test that hangs fails."""
+
+YUNET = ROOT.parent / "shared/weights/face_detection_yunet_2023mar.onnx"
+needs_yunet = pytest.mark.skipif(not YUNET.exists(), reason="needs YuNet's file in ../shared")
+DETECTORS = ["haar", pytest.param("yunet", marks=needs_yunet)]
+
+ASTRONAUT = ROOT / "examples/astronaut.jpg"
+GRACE_HOPPER = ROOT / "examples/grace_hopper.jpg"
+# Box of the face in each, a little wider than detectors draw it: left, top, right, bottom.
+ASTRONAUT_FACE = (150, 40, 300, 200)
+GRACE_HOPPER_FACE = (120, 80, 400, 360)
+
+
+def pixels(path: Path) -> np.ndarray:
+    return cv2.imread(str(path))
+
+
+def jpeg(image: np.ndarray, quality: int = 95) -> bytes:
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def png(image: np.ndarray) -> bytes:
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def grey(level: int = 100, width: int = 90, height: int = 60) -> np.ndarray:
+    return np.full((height, width, 3), level, np.uint8)
+
+
+def side_by_side() -> np.ndarray:
+    """The astronaut, from x = 0, and Grace Hopper, from x = 512, whose face is the larger."""
+    left, right = pixels(ASTRONAUT), pixels(GRACE_HOPPER)
+    both = grey(128, left.shape[1] + right.shape[1], max(left.shape[0], right.shape[0]))
+    both[: left.shape[0], : left.shape[1]] = left
+    both[: right.shape[0], left.shape[1] :] = right
+    return both
+
+
+def turned(image: np.ndarray, orientation: int) -> bytes:
+    """A JPEG whose pixels are stored so that a viewer that heeds its EXIF `orientation` shows `image`."""
+    stored = {
+        1: image,
+        2: image[:, ::-1],
+        3: image[::-1, ::-1],
+        4: image[::-1],
+        5: image.transpose(1, 0, 2),
+        6: np.rot90(image),
+        7: image[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(image, -1),
+    }[orientation]
+    encoded = jpeg(np.ascontiguousarray(stored))
+    # A TIFF directory with one entry: tag 0x112, one 16-bit number.
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
+    return encoded[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + encoded[2:]
+
+
+def inside(box: dict[str, int], area: tuple[int, int, int, int], tolerance: int = 0) -> bool:
+    """Whether a box of an answer lies in `area` (left, top, right, bottom)."""
+    left, top, right, bottom = area
+    return (
+        left - tolerance <= box["x"]
+        and top - tolerance <= box["y"]
+        and box["x"] + box["width"] <= right + tolerance
+        and box["y"] + box["height"] <= bottom + tolerance
+    )
+
+
+def check_problem(answer: httpx.Response, status: int, name: str, instance: str = "/predict") -> str:
+    """Assert that `answer` is that problem document and complete; returns its detail."""
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    problem = answer.json()
+    assert set(problem) == {"type", "title", "status", "detail", "instance", "request_id"}
+    assert (problem["type"], problem["status"]) == (f"/problems/{name}", status)
+    assert problem["instance"] == instance
+    assert problem["request_id"] == answer.headers["x-request-id"] != ""
+    assert problem["title"]
+    detail: str = problem["detail"]
+    assert detail.endswith((".", "`."))
+    for inner in ("Traceback", "Error", "Exception", "cv2", "onnx", "starlette", str(ROOT), "/tmp"):  # noqa: S108
+        assert inner not in detail
+    assert ("retry-after" in answer.headers) == (status == 503)
+    return detail
+
+
+def without_timings(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name != "timings_ms"}
+
+
+def environment(cache: Path, **extra: str) -> dict[str, str]:
+    """This process's environment without the service's settings and with `cache` as the user's cache."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AGEGENDER_")}
+    return {**inherited, "XDG_CACHE_HOME": str(cache), **extra}
+
+
+class Server:
+    """`agegender serve` as a process of its own, on a free port."""
+
+    def __init__(self, models: Path, cache: Path, *options: str, **extra: str) -> None:
+        self.process = subprocess.Popen(
+            [AGEGENDER, "serve", "--port=0", f"--models={models}", *options],
+            env=environment(cache, **extra),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._lines: list[str] = []
+        self._ended = False
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.url = re.findall(r"http://[\w.:]+", self.wait_for_line("Uvicorn running on")["message"])[0]
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._changed:
+                self._lines.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def predict(self, image: bytes, **query: Any) -> httpx.Response:
+        """Send the bare bytes."""
+        return self.client.post(
+            "/predict", content=image, params=query, headers={"Content-Type": "application/octet-stream"}
+        )
+
+    def faces(self, image: bytes, **query: Any) -> list[dict[str, Any]]:
+        """The faces of an answer that must be a 200."""
+        answer = self.predict(image, **query)
+        assert answer.status_code == 200, answer.text
+        faces: list[dict[str, Any]] = answer.json()["faces"]
+        return faces
+
+    def log(self) -> str:
+        """All that the server has written so far."""
+        with self._changed:
+            return "".join(self._lines)
+
+    def wait_for_line(self, text: str, matches: Callable[[dict[str, Any]], bool] = lambda _: True) -> Any:
+        """The first line of the log, which is JSON, that holds `text` and `matches`."""
+
+        def found() -> Iterator[dict[str, Any]]:
+            return filter(matches, (json.loads(line) for line in self._lines if text in line))
+
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or next(found(), None), PATIENCE)
+            line = next(found(), None)
+        assert line is not None, f"no line with {text!r} in:\n{self.log()}"
+        return line
+
+    def request_line(self, request_id: str) -> dict[str, Any]:
+        """What the log says of a request, once it is over."""
+        line: dict[str, Any] = self.wait_for_line(request_id, lambda line: line["message"] == "request")
+        return line
+
+    def end(self) -> int:
+        """Wait until the process has ended and all of its log is there; its exit code."""
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+    def stop(self) -> int:
+        """Send SIGTERM, and `end`."""
+        self.process.terminate()
+        try:
+            return self.end()
+        finally:
+            self.process.kill()
+            self.client.close()
+
+
+@contextlib.contextmanager
+def serving(models: Path, cache: Path, *options: str, **extra: str) -> Iterator[Server]:
+    """A `Server` for the length of a `with` block."""
+    server = Server(models, cache, *options, **extra)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class Upload:
+    """A POST /predict whose body is sent by hand; made once the server has asked for that body.
+
+    The server admits a request, or refuses it, before it reads the body: with `Expect: 100-continue` it says
+    which. Without `length` the body is chunked.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        length: int | None,
+        query: str = "",
+        content_type: str = "image/png",
+        wait: bool = True,
+        **headers: str,
+    ) -> None:
+        address = urlsplit(server.url)
+        self._connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=PATIENCE)
+        self._connection.putrequest("POST", f"/predict{query}")
+        chosen = {"Content-Length": str(length)} if length is not None else {"Transfer-Encoding": "chunked"}
+        for name, value in {
+            "Content-Type": content_type,
+            "Expect": "100-continue",
+            **chosen,
+            **headers,
+        }.items():
+            self._connection.putheader(name, value)
+        self._connection.endheaders()
+        if wait:
+            said = b""
+            while not said.endswith(b"\r\n\r\n"):
+                said += self._connection.sock.recv(1)
+            assert said == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+    def send(self, data: bytes) -> None:
+        self._connection.send(data)
+
+    def send_chunk(self, data: bytes) -> None:
+        self.send(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def answer(self) -> httpx.Response:
+        """The server's answer, whether or not all was sent."""
+        response = self._connection.getresponse()
+        body = response.read()
+        self.leave()
+        return httpx.Response(response.status, headers=response.getheaders(), content=body)
+
+    def leave(self) -> None:
+        self._connection.close()
