@@ -100,6 +100,10 @@ LOGGING: dict[str, Any] = {
         "agegender": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
         # Start and stop; its line a request would say less than ours.
         "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        # It warns of what a caller sent, and quotes it: our line a request holds the refusal.
+        "python_multipart": {"level": "ERROR"},
     },
+    # Whatever another library has to say comes as a line of JSON too.
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
 }
 """For `logging.config.dictConfig`, or as uvicorn's `log_config`."""
