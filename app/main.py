@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import health, metrics, models, predict, problems
 from app.api.observe import Observe
+from app.api.schemas import ModelAnswer, ModelsAnswer
 from app.api.security import ApiKeys, require_key
 from app.api.state import Service
 from app.inference import detector_file
@@ -104,7 +105,11 @@ class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """FastAPI's document, with the schema that every error refers to."""
         document = super().openapi()
-        document["components"]["schemas"]["Problem"] = problems.Problem.model_json_schema()
+        schemas = document["components"]["schemas"]
+        schemas["Problem"] = problems.Problem.model_json_schema()
+        for answer in (ModelAnswer, ModelsAnswer):
+            # FastAPI leaves out what is null in an example, though the schema requires it.
+            schemas[answer.__name__]["example"] = answer.model_json_schema()["example"]
         return document
 
 

@@ -58,6 +58,7 @@ _BODY: dict[str, Any] = {
         problems.MULTIPART_INVALID,
         problems.UNAUTHORIZED,
         problems.MODEL_UNKNOWN,
+        problems.METHOD_NOT_ALLOWED,
         problems.BODY_TOO_LARGE,
         problems.IMAGE_TOO_LARGE,
         problems.MEDIA_TYPE_UNSUPPORTED,

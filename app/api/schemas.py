@@ -180,28 +180,27 @@ def _face(face: FaceEstimate, width: int, height: int) -> FaceAnswer:
     )
 
 
+_MODEL: dict[str, Any] = {
+    "id": "age_gender_B",
+    "title": "MobileNetV2, fine-tuned",
+    "architecture": "MobileNetV2 1.0",
+    "description": "Transfer learning from ImageNet; every layer fine-tuned.",
+    "input_size": 128,
+    "parameters": 2388646,
+    "sha256": "0" * 64,
+    "trained_on": "UTKFace",
+    "licence": "Weights for non-commercial research only",
+    "created": "2026-01-02T03:04:05Z",
+    "metrics": {"age_mae": 4.4, "gender_accuracy": 0.94, "n": 2100},
+    "loaded": True,
+    "unavailable": None,
+}
+
+
 class ModelAnswer(BaseModel):
     """A model variant: what it is, what it learned from, and how well it did on faces it had never seen."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "id": "age_gender_B",
-                "title": "MobileNetV2, fine-tuned",
-                "architecture": "MobileNetV2 1.0",
-                "description": "Transfer learning from ImageNet; every layer fine-tuned.",
-                "input_size": 128,
-                "parameters": 2388646,
-                "sha256": "0" * 64,
-                "trained_on": "UTKFace",
-                "licence": "Weights for non-commercial research only",
-                "created": "2026-01-02T03:04:05Z",
-                "metrics": {"age_mae": 4.4, "gender_accuracy": 0.94, "n": 2100},
-                "loaded": True,
-                "unavailable": None,
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"example": _MODEL})
 
     id: str
     title: str
@@ -232,6 +231,12 @@ class ModelAnswer(BaseModel):
 class ModelsAnswer(BaseModel):
     """All models, which of them answers by default, and which detector `auto` means here."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"default": "age_gender_B", "detector": "yunet", "models": [_MODEL]},
+        }
+    )
+
     default: str
     detector: Literal["yunet", "haar"] = Field(description="The detector behind detector=auto.")
     models: list[ModelAnswer]
@@ -239,5 +244,7 @@ class ModelsAnswer(BaseModel):
 
 class HealthAnswer(BaseModel):
     """All is well."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"status": "ready"}})
 
     status: Literal["live", "ready"]
