@@ -92,7 +92,10 @@ router = APIRouter(tags=["metrics"])
     "/metrics",
     summary="Metrics in Prometheus' text format",
     response_class=PlainTextResponse,
-    responses=openapi_responses(PARAMETER_INVALID),
+    responses={
+        200: {"content": {"text/plain": {"example": 'agegender_build_info{version="0.1.0"} 1.0\n'}}},
+        **openapi_responses(PARAMETER_INVALID),
+    },
 )
 async def show(request: Request, _: Annotated[NoQuery, Query()]) -> Response:
     """Requests by route and status, seconds by stage, faces per image, the pool's load, models loaded."""
