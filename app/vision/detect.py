@@ -26,6 +26,9 @@ DEFAULT_MAX_SIDE = 640
 
 # YuNet's own example script runs at 0.9, which loses blurred and turned faces; 0.6 keeps them.
 YUNET_MIN_CONFIDENCE = 0.6
+# Up to 32 pixels make a single row or column of cells at the coarsest stride, for which OpenCV 4.14 answers
+# with what happened to lie in memory: other faces at each call, infinite boxes among them.
+YUNET_MIN_SIDE = 64
 # The sum of stage weights that the frontal-face cascade gives lies in about 0..10; it becomes a confidence
 # through a logistic curve centred on the weight below which most hits on photographs are no faces.
 HAAR_CENTRE = 1.0
@@ -95,6 +98,7 @@ class YuNet:
     def detect(self, image: Image, min_confidence: float | None = None) -> list[Face]:
         """See `Detector.detect`."""
         small, scale = _shrink(image, self._max_side)
+        small = _pad(small, YUNET_MIN_SIDE)
         self._net.setInputSize((small.shape[1], small.shape[0]))
         self._net.setScoreThreshold(YUNET_MIN_CONFIDENCE if min_confidence is None else min_confidence)
         _, rows = self._net.detect(small)
@@ -151,6 +155,14 @@ def _shrink(image: Image, max_side: int) -> tuple[Image, NDArray[np.float64]]:
     small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     # Whole pixels make the two differ a little, or a lot where an image is a narrow strip.
     return small, np.array(size) / (width, height)
+
+
+def _pad(image: Image, min_side: int) -> Image:
+    """`image` with black below and to the right, as YuNet pads it anyway, to at least `min_side` each way."""
+    below, right = (max(0, min_side - side) for side in image.shape[:2])
+    if not below and not right:
+        return image
+    return np.asarray(cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT), np.uint8)
 
 
 def _clip(corner_and_size: NDArray[np.float64], image: Image) -> Box | None:
