@@ -1,0 +1,66 @@
+"""Where detectors put a face on UTKFace's chips: the measurement behind the constants of `app.vision.align`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from app.vision.align import CHIP_SIZE
+from app.vision.detect import Haar, YuNet
+from training.data import Summary, _as_folder, _read, most_central
+
+
+@dataclass(frozen=True)
+class Template:
+    """Medians over chips, in pixels of 200x200; printed, they are the lines of `app.vision.align`."""
+
+    landmarks: NDArray[np.float64]
+    """(5, 2) x, y of YuNet's points, in the order of `LANDMARK_NAMES`."""
+    haar_box: NDArray[np.float64]
+    """(3,) x, y and side of Haar's box."""
+    chips: int
+    yunet_faces: int
+    haar_faces: int
+    """How many chips there were, and on how many each detector found a face."""
+
+    def __str__(self) -> str:
+        points = ", ".join(f"({x:.1f}, {y:.1f})" for x, y in self.landmarks)
+        box = ", ".join(f"{value:.1f}" for value in self.haar_box)
+        return f"TEMPLATE = np.array([{points}], np.float32)\nHAAR_BOX = ({box})"
+
+
+def measure_template(utkface: Path, yunet: YuNet, haar: Haar) -> Template:
+    """Run both detectors over every chip of UTKFace's archive or folder.
+
+    Raises ValueError where no face is found, or an image is no chip: other sizes have another frame.
+    """
+    landmarks: list[NDArray[np.float32]] = []
+    boxes: list[tuple[int, int, int]] = []
+    unread = Summary()
+    with _as_folder(utkface) as folder:
+        files = sorted(folder.rglob("*.jpg"))
+        for file in track(files, "UTKFace"):
+            image = _read(file, file.name, unread)
+            if image is None:
+                continue
+            if image.shape[:2] != (CHIP_SIZE, CHIP_SIZE):
+                raise ValueError(f"{file.name} is no aligned chip of {CHIP_SIZE}x{CHIP_SIZE} pixels")
+            face = most_central(yunet.detect(image), image)
+            if face is not None and face.landmarks is not None:
+                landmarks.append(face.landmarks)
+            face = most_central(haar.detect(image), image)
+            if face is not None:
+                boxes.append((face.box.x, face.box.y, face.box.width))
+    if not landmarks or not boxes:
+        raise ValueError(f"{utkface} holds no chips with faces: is it UTKFace's archive or folder?")
+    return Template(
+        np.median(np.array(landmarks, np.float64), axis=0),
+        np.median(np.array(boxes, np.float64), axis=0),
+        len(files) - len(unread.unreadable),
+        len(landmarks),
+        len(boxes),
+    )
