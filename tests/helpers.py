@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -11,7 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,10 @@ import cv2
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
+
+from app.main import create_app
+from app.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 AGEGENDER = Path(sys.executable).with_name("agegender")
@@ -257,3 +262,18 @@ class Upload:
 
     def leave(self) -> None:
         self._connection.close()
+
+
+def in_process(settings: Settings, ask: Callable[[FastAPI, httpx.AsyncClient], Awaitable[None]]) -> None:
+    """Run the app here, without a server, and `ask` it: for what a server's process hides or cuts short."""
+
+    async def run() -> None:
+        app = create_app(settings)
+        transport = httpx.ASGITransport(app=app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+        ):
+            await ask(app, client)
+
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from helpers import Server, check_problem, grey, in_process, png
+
+from app.settings import Settings
+
+
+@pytest.mark.parametrize("state", ["live", "ready"])
+def test_a_running_service_is_live_and_ready(server: Server, state: str) -> None:
+    answer = server.client.get(f"/health/{state}")
+    assert (answer.status_code, answer.json()) == (200, {"status": state})
+
+
+def test_a_service_that_shuts_down_is_live_but_not_ready_and_takes_no_predictions(
+    models_folder: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(app: FastAPI, client: httpx.AsyncClient) -> None:
+        assert (await client.get("/health/ready")).status_code == 200
+        app.state.service.pool.close()  # as the signal to stop does, soon after which a server's socket closes
+        assert (await client.get("/health/live")).status_code == 200
+        assert (await client.get("/models")).status_code == 200
+        check_problem(await client.get("/health/ready"), 503, "shutting-down", "/health/ready")
+        image, headers = png(grey()), {"Content-Type": "image/png"}
+        refused = await client.post("/predict", content=image, headers=headers)
+        check_problem(refused, 503, "shutting-down")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
+    in_process(Settings(models=models_folder, workers=1), ask)

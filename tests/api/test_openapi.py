@@ -1,0 +1,166 @@
+"""The OpenAPI document, and whether the service keeps to it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import schemathesis
+from helpers import Server
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.specs.openapi import checks
+
+CHECKS = [
+    schemathesis.checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+    checks.unsupported_method,
+]
+METHODS = {"get", "post", "put", "patch", "delete"}
+
+
+@pytest.fixture(scope="module")
+def document(server: Server) -> dict[str, Any]:
+    answer = server.client.get("/openapi.json")
+    assert answer.status_code == 200
+    described: dict[str, Any] = answer.json()
+    return described
+
+
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        f"{method.upper()} {path}": operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if method in METHODS
+    }
+
+
+def bodies(described: dict[str, Any]) -> list[tuple[str, dict[str, Any], list[Any]]]:
+    """Of a request body or an answer: each media type, its schema and its examples."""
+    found = []
+    for media_type, content in described["content"].items():
+        examples = [example["value"] for example in content.get("examples", {}).values()]
+        examples += [content["example"]] if "example" in content else []
+        found.append((media_type, content["schema"], examples))
+    return found
+
+
+def test_predict_names_every_status_that_it_may_answer_with(document: dict[str, Any]) -> None:
+    responses = document["paths"]["/predict"]["post"]["responses"]
+    assert set(responses) == {"200", "400", "401", "404", "405", "413", "415", "422", "500", "503"}
+    assert "Retry-After" in responses["503"]["headers"]
+
+
+def test_every_error_has_examples_that_are_complete_problems_of_its_status(document: dict[str, Any]) -> None:
+    for name, operation in operations(document).items():
+        for status, response in operation["responses"].items():
+            if status == "200":
+                continue
+            ((media_type, _, examples),) = bodies(response)
+            assert media_type == "application/problem+json", name
+            assert examples, f"{name} {status}"
+            for example in examples:
+                assert set(example) == {"type", "title", "status", "detail", "instance", "request_id"}
+                assert example["status"] == int(status)
+
+
+def test_every_problem_has_a_type_of_its_own_under_predict(document: dict[str, Any]) -> None:
+    responses = document["paths"]["/predict"]["post"]["responses"]
+    types = [
+        example["type"].removeprefix("/problems/")
+        for status, response in responses.items()
+        if status != "200"
+        for _, _, examples in bodies(response)
+        for example in examples
+    ]
+    assert sorted(types) == [
+        "body-too-large",
+        "detector-unavailable",
+        "image-missing",
+        "image-too-large",
+        "image-unreadable",
+        "internal-error",
+        "media-type-unsupported",
+        "method-not-allowed",
+        "model-unavailable",
+        "model-unknown",
+        "multipart-invalid",
+        "overloaded",
+        "parameter-invalid",
+        "queue-timeout",
+        "shutting-down",
+        "unauthorized",
+    ]
+
+
+def test_every_example_is_valid_by_its_schema(document: dict[str, Any]) -> None:
+    checked = 0
+    for name, operation in operations(document).items():
+        described = [*operation["responses"].values()]
+        described += [operation["requestBody"]] if "requestBody" in operation else []
+        for _, schema, examples in [body for one in described for body in bodies(one)]:
+            validator = jsonschema_rs.Draft202012Validator({**schema, "components": document["components"]})
+            for example in examples:
+                errors = [error.message for error in validator.iter_errors(example)]
+                assert errors == [], f"{name}: {example}"
+                checked += 1
+    for name, schema in document["components"]["schemas"].items():
+        for example in [schema["example"]] if "example" in schema else schema.get("examples", []):
+            validator = jsonschema_rs.Draft202012Validator({**schema, "components": document["components"]})
+            errors = [error.message for error in validator.iter_errors(example)]
+            assert errors == [], f"{name}: {example}"
+            checked += 1
+    assert checked > 30
+
+
+def test_every_success_and_every_request_body_shows_an_example(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for name, operation in operations(document).items():
+        for one in [
+            operation["responses"]["200"],
+            *([operation["requestBody"]] if "requestBody" in operation else []),
+        ]:
+            for media_type, schema, examples in bodies(one):
+                named = schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else {}
+                assert examples or "example" in named, f"{name} {media_type}"
+
+
+def test_the_interactive_reference_answers(server: Server) -> None:
+    answer = server.client.get("/docs")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "/openapi.json" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("mode", "among_answers"),
+    [(schemathesis.GenerationMode.POSITIVE, {200}), (schemathesis.GenerationMode.NEGATIVE, {400, 422})],
+    ids=["as described", "otherwise"],
+)
+def test_whatever_is_sent_the_answer_is_one_that_is_described(
+    server: Server, mode: schemathesis.GenerationMode, among_answers: set[int]
+) -> None:
+    described = schemathesis.openapi.from_url(
+        f"{server.url}/openapi.json",
+        config=schemathesis.Config.from_dict({"generation": {"with-security-parameters": False}}),
+    )
+    answered: dict[str, set[int]] = {}
+    for operation in described.get_all_operations():
+        statuses = answered[operation.ok().label] = set()
+
+        @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @given(case=operation.ok().as_strategy(mode))
+        def ask(case: schemathesis.Case, statuses: set[int]) -> None:
+            statuses.add(case.call_and_validate(checks=CHECKS).status_code)
+
+        with contextlib.suppress(Unsatisfiable):  # what takes nothing cannot be given anything wrong
+            ask(statuses=statuses)
+    assert answered.keys() == operations(described.raw_schema).keys()
+    assert answered["POST /predict"] >= among_answers

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+from helpers import Server, check_problem, grey, png
+
+GUARDED = [("POST", "/predict"), ("GET", "/models"), ("GET", "/models/age_gender_B")]
+OPEN = ["/health/live", "/health/ready", "/docs", "/openapi.json"]
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+@pytest.mark.parametrize(
+    "sent",
+    [None, "", "wrong", "first-key-of-the-tes", "first-key-of-the-test, second-key-of-the-test", "schlüssel"],
+)
+def test_without_one_of_the_keys_a_request_is_a_401(
+    bare_server: Server, method: str, path: str, sent: str | None
+) -> None:
+    headers = {} if sent is None else {"X-API-Key": sent.encode()}
+    answer = bare_server.client.request(method, f"{path}?unknown=1", headers=headers)
+    check_problem(answer, 401, "unauthorized", path)
+    assert answer.headers["www-authenticate"] == "ApiKey"
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_each_of_the_keys_opens(bare_server: Server, keys: tuple[str, str], index: int) -> None:
+    headers = {"X-API-Key": keys[index], "Content-Type": "image/png"}
+    assert bare_server.client.get("/models", headers=headers).status_code == 200
+    answer = bare_server.client.post("/predict?detector=none", content=png(grey(51)), headers=headers)
+    assert answer.status_code == 200
+    assert answer.json()["faces"][0]["age"]["years"] == 20
+
+
+@pytest.mark.parametrize("path", OPEN)
+def test_health_and_documentation_need_no_key(bare_server: Server, path: str) -> None:
+    assert bare_server.client.get(path).status_code == 200
+
+
+def test_no_key_is_ever_logged(bare_server: Server, keys: tuple[str, str]) -> None:
+    request_id = bare_server.client.get("/models", headers={"X-API-Key": keys[0]}).headers["x-request-id"]
+    assert bare_server.request_line(request_id)["status"] == 200
+    assert not any(key in bare_server.log() for key in keys)
