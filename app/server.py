@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import signal
+import socket
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -18,6 +20,8 @@ from app.main import create_app
 from app.settings import Settings
 
 _MAX_HEAD_BYTES = 64 * 1024
+
+logger = logging.getLogger("agegender")
 
 
 def serve(settings: Settings) -> bool:
@@ -34,12 +38,32 @@ def serve(settings: Settings) -> bool:
         http=partial(_Protocol, arrival_timeout=settings.arrival_timeout),  # type: ignore[arg-type]
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout),
     )
+    obstacle = _why_not_listen(settings.host, settings.port)
+    if obstacle is not None:
+        logger.error(obstacle)
+        return False
     server = _Server(config, on_stop=lambda: app.state.service.pool.close())
     # uvicorn raises the signal that stopped it once more when all is done: an orderly stop exits with 0.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: None)
     server.run()
     return server.started
+
+
+def _why_not_listen(host: str, port: int) -> str | None:
+    """What keeps the service from listening there; uvicorn would say it with a number, after all was loaded."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does, or old connections count
+            listener.bind(address)
+    except OSError as error:
+        return (
+            f"The service cannot listen on host {host}, port {port} ({error.strerror}): stop what uses it, or "
+            "choose another by --port (AGEGENDER_PORT) or --host (AGEGENDER_HOST)."
+        )
+    return None
 
 
 class _Server(uvicorn.Server):
