@@ -68,7 +68,13 @@ def start(settings: Settings) -> Service:
     Raises one of `CANNOT_START`.
     """
     catalogue = load_catalogue(settings.models)
-    catalogue.session(settings.default_model)
+    try:
+        catalogue.session(settings.default_model)
+    except UnknownModel as error:
+        raise UnknownModel(
+            f"The default model {settings.default_model} is none of those in {settings.models}. {error} "
+            "Name one by --default-model (AGEGENDER_DEFAULT_MODEL)."
+        ) from None
     yunet = detector_file.find(settings.yunet_path)
     if yunet is None:
         logger.info("YuNet is not installed: Haar finds the faces, until `agegender fetch-detector` is run")
