@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from rich.progress import track
 from app.vision.align import CROP_SIZE, crop_face, crop_whole
 from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
 from app.vision.detect import Detector, Face, Image
+from training.errors import TrainingError
+from training.files import write_aside
 from training.labels import Label, parse_utkface_name, read_fairface_labels
 from training.splits import assign_splits, perceptual_hash
 
@@ -70,9 +73,9 @@ class Summary:
 
 
 def load(cache: Path) -> Faces:
-    """Open a cache that `prepare` wrote. Raises FileNotFoundError with what to do where there is none."""
+    """Open a cache that `prepare` wrote; raises TrainingError where there is none."""
     if not (cache / LABELS_FILE).is_file():
-        raise FileNotFoundError(f"no prepared faces in {cache}: run `agegender-train prepare --utkface PATH` first")
+        raise TrainingError(f"{cache} holds no prepared faces: run `agegender-train prepare` first.")
     with np.load(cache / LABELS_FILE) as labels:
         columns = {name: labels[name] for name in labels.files}
     shape = (len(columns["name"]), CROP_SIZE, CROP_SIZE, 3)
@@ -86,6 +89,7 @@ def prepare(
     """Crop and label every usable face of the data sets (archive or folder each) into `cache`.
 
     UTKFace's chips are crops already; FairFace's images go through `detector` and the service's alignment.
+    A cache that is in use meanwhile stays as it was for its readers. Raises TrainingError.
     """
     cache.mkdir(parents=True, exist_ok=True)
     labels: list[Label] = []
@@ -93,8 +97,8 @@ def prepare(
     datasets: list[str] = []
     hashes: list[NDArray[np.uint64]] = []
     summaries: dict[str, Summary] = {}
-    (cache / LABELS_FILE).unlink(missing_ok=True)
-    with (cache / CROPS_FILE).open("wb") as crops:
+    partial = cache / f"partial.{CROPS_FILE}"
+    with partial.open("wb") as crops:
 
         def add(dataset: str, faces: Iterator[tuple[str, Label, NDArray[np.uint8]]]) -> None:
             for name, label, crop in faces:
@@ -111,24 +115,27 @@ def prepare(
                 raise ValueError("FairFace's images are not aligned: a detector is needed to crop them")
             summaries[FAIRFACE] = Summary()
             add(FAIRFACE, _fairface(fairface, detector, summaries[FAIRFACE]))
-    np.savez(
-        cache / LABELS_FILE,
-        age_low=np.array([label.age_low for label in labels]),
-        age_high=np.array([label.age_high for label in labels]),
-        male=np.array([label.male for label in labels]),
-        race=np.array([label.race for label in labels]),
-        dataset=np.array(datasets),
-        split=assign_splits(names, np.array(hashes)),
-        name=np.array(names),
-    )
+    if not labels:
+        raise TrainingError(f"{utkface} holds no usable face: is it UTKFace's archive or folder?")
+    columns: dict[str, Any] = {
+        "age_low": np.array([label.age_low for label in labels]),
+        "age_high": np.array([label.age_high for label in labels]),
+        "male": np.array([label.male for label in labels]),
+        "race": np.array([label.race for label in labels]),
+        "dataset": np.array(datasets),
+        "split": assign_splits(names, np.array(hashes)),
+        "name": np.array(names),
+    }
+    # Labels never stand beside crops that are not theirs: without labels there is no cache.
+    (cache / LABELS_FILE).unlink(missing_ok=True)
+    partial.replace(cache / CROPS_FILE)
+    write_aside(cache / LABELS_FILE, lambda path: np.savez(path, **columns))
     return load(cache), summaries
 
 
 def _utkface(path: Path, summary: Summary) -> Iterator[tuple[str, Label, NDArray[np.uint8]]]:
     with _as_folder(path) as folder:
         files = sorted(folder.rglob("*.jpg"))
-        if not files:
-            raise FileNotFoundError(f"{path} holds no .jpg files: is it UTKFace's archive or folder?")
         for file in track(files, "UTKFace"):
             label = parse_utkface_name(file.name)
             if label is None:
@@ -185,10 +192,12 @@ def _as_folder(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield path
         return
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name the data set's archive or folder")
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
-        archive.extractall(folder, filter="data")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with tarfile.open(path) as archive:
+                archive.extractall(folder, filter="data")
+        except (OSError, EOFError, tarfile.TarError) as error:
+            raise TrainingError(
+                f"{path} cannot be unpacked ({error}): name the data set's folder or its archive as downloaded."
+            ) from error
         yield Path(folder)
-
-

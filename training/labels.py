@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.errors import TrainingError
+
 UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Others")
 UNKNOWN_RACE = "unknown"
 OLDEST = 116
@@ -55,11 +57,11 @@ def parse_age_bin(text: str) -> tuple[int, int]:
 def read_fairface_labels(folder: Path) -> dict[str, Label]:
     """Labels of every `fairface_label_*.csv` in `folder`, by the image's path relative to it.
 
-    Raises FileNotFoundError where there is no such file.
+    Raises TrainingError where there is no such file.
     """
     tables = sorted(folder.glob("fairface_label_*.csv"))
     if not tables:
-        raise FileNotFoundError(f"{folder} has no fairface_label_train.csv: is it the folder of FairFace?")
+        raise TrainingError(f"{folder} has no fairface_label_train.csv: is it FairFace's archive or folder?")
     labels: dict[str, Label] = {}
     for table in tables:
         with table.open(newline="") as rows:
