@@ -7,22 +7,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.ages import quantiles
+from app.inference.ages import AGES
 
 COVERAGE = 0.8
 """Share of true ages that the interval shall hold."""
 
 _TEMPERATURES = np.geomspace(0.25, 4.0, 161)
-_TAILS = np.linspace(0.01, 0.3, 291)
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """What is built into an exported model."""
 
-    gender_temperature: float
-    low_quantile: float
-    high_quantile: float
+    gender_temperature: float = 1.0
+    low_quantile: float = (1 - COVERAGE) / 2
+    high_quantile: float = (1 + COVERAGE) / 2
+
+
+def fit(
+    distributions: NDArray[np.floating],
+    logits: NDArray[np.floating],
+    age: NDArray[np.int64],
+    male: NDArray[np.bool_],
+) -> Calibration:
+    """From age probabilities (n, 101), gender logits (n,) and what is true of the same faces."""
+    return Calibration(fit_temperature(logits, male), *fit_interval(distributions, age))
 
 
 def fit_temperature(logits: NDArray[np.floating], male: NDArray[np.bool_]) -> float:
@@ -34,9 +43,19 @@ def fit_temperature(logits: NDArray[np.floating], male: NDArray[np.bool_]) -> fl
 
 def fit_interval(distributions: NDArray[np.floating], age: NDArray[np.int64]) -> tuple[float, float]:
     """Quantile levels, equally far from both ends, between which `COVERAGE` of the true ages (n,) lie."""
-    levels = np.concatenate([_TAILS, 1 - _TAILS])
-    bounds = quantiles(distributions, tuple(levels))
-    low, high = bounds[:, : len(_TAILS)], bounds[:, len(_TAILS) :]
-    covered = ((low <= age[:, None]) & (age[:, None] <= high)).mean(axis=0)
-    tail = float(_TAILS[int(np.argmin(np.abs(covered - COVERAGE)))])
-    return tail, 1 - tail
+    from_median = np.abs(share_below(distributions, age) - 0.5)
+    # Levels of 0 and 1 would be no quantiles, and an interval of no width would be none.
+    half = float(np.clip(np.quantile(from_median, COVERAGE), 0.001, 0.499))
+    return 0.5 - half, 0.5 + half
+
+
+def share_below(distributions: NDArray[np.floating], age: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The share of each distribution (n, 101) that lies below the age (n,): uniform in 0..1 for an honest model.
+
+    An age lies between two quantiles of `app.inference.ages` where its share lies between their levels.
+    """
+    mass = np.asarray(distributions, np.float64)
+    edges = np.concatenate([np.zeros((len(mass), 1)), np.cumsum(mass, axis=1)], axis=1)
+    rows, year = np.arange(len(mass)), np.minimum(age, AGES - 1)
+    middle = (edges[rows, year] + edges[rows, year + 1]) / 2
+    return np.asarray(np.where(age < AGES, middle, edges[:, -1]) / edges[:, -1])

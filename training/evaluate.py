@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import track
 
 from app.inference.ages import expectation, quantiles
 from app.inference.session import Session
 from app.inference.variants import AgeInterval
-from training.data import Faces
+from training.calibrate import Calibration, share_below
+from training.data import FAIRFACE, UTKFACE, Faces
+from training.labels import UNKNOWN_RACE
+from training.splits import TEST
 
 BOOTSTRAP_SAMPLES = 1000
 CALIBRATION_BINS = 15
@@ -21,11 +27,17 @@ SMALL_CHILD = 5
 FAIRFACE_BINS = np.array([0, 3, 10, 20, 30, 40, 50, 60, 70])
 """First years of FairFace's age bins."""
 
-Figure = tuple[float, float, float]
-"""A value and the ends of its 95 % bootstrap interval."""
-
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A mean and the ends of its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,8 @@ class Outcome:
     years: Floats
     low: Floats
     high: Floats
+    share_below: Floats
+    """Of the age distribution below `age_low`: see `training.calibrate.share_below`."""
     male_probability: Floats
     age_low: NDArray[np.int64]
     age_high: NDArray[np.int64]
@@ -46,19 +60,34 @@ class Outcome:
 
     def where(self, chosen: Bools) -> Outcome:
         """The faces for which `chosen` is true."""
-        return Outcome(**{name: getattr(self, name)[chosen] for name in self.__dataclass_fields__})
+        return Outcome(
+            **{field.name: getattr(self, field.name)[chosen] for field in dataclasses.fields(self)}
+        )
 
 
 def run(session: Session, interval: AgeInterval, faces: Faces, rows: NDArray[np.int64]) -> Outcome:
     """Put the crops of `rows` through `session`, read as the service reads them."""
-    parts = [session.run(np.asarray(faces.crops[rows[i : i + 256]])) for i in range(0, len(rows), 256)]
-    age = np.concatenate([part[0] for part in parts])
+    starts = track(range(0, len(rows), 64), "Evaluating", transient=True)
+    parts = [session.run(np.asarray(faces.crops[rows[start : start + 64]])) for start in starts]
+    age, male = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
+    return read(age, male, interval, faces, rows)
+
+
+def read(
+    age: NDArray[np.floating],
+    male: NDArray[np.floating],
+    interval: AgeInterval,
+    faces: Faces,
+    rows: NDArray[np.int64],
+) -> Outcome:
+    """Probabilities of ages (n, 101) and of male (n,), said of the faces `rows`, in years."""
     bounds = quantiles(age, (interval.low_quantile, interval.high_quantile))
     return Outcome(
         years=expectation(age),
         low=bounds[:, 0],
         high=bounds[:, 1],
-        male_probability=np.concatenate([part[1] for part in parts]).astype(np.float64),
+        share_below=share_below(age, faces.age_low[rows]),
+        male_probability=male.astype(np.float64),
         age_low=faces.age_low[rows],
         age_high=faces.age_high[rows],
         male=faces.male[rows],
@@ -68,12 +97,12 @@ def run(session: Session, interval: AgeInterval, faces: Faces, rows: NDArray[np.
 
 def absolute_error(outcome: Outcome) -> Floats:
     """|estimate - true age|, years."""
-    return np.abs(outcome.years - outcome.age_low)
+    return np.asarray(np.abs(signed_error(outcome)))
 
 
 def signed_error(outcome: Outcome) -> Floats:
-    """estimate - true age, years."""
-    return outcome.years - outcome.age_low
+    """Estimate - true age, years."""
+    return np.asarray(outcome.years - outcome.age_low)
 
 
 def within_five_years(outcome: Outcome) -> Floats:
@@ -83,7 +112,7 @@ def within_five_years(outcome: Outcome) -> Floats:
 
 def gender_correct(outcome: Outcome) -> Floats:
     """1 where the likelier gender is the label."""
-    return ((outcome.male_probability >= 0.5) == outcome.male).astype(np.float64)
+    return np.asarray((outcome.male_probability >= 0.5) == outcome.male, np.float64)
 
 
 def interval_covers(outcome: Outcome) -> Floats:
@@ -93,92 +122,202 @@ def interval_covers(outcome: Outcome) -> Floats:
 
 def interval_width(outcome: Outcome) -> Floats:
     """Width of the interval, years."""
-    return outcome.high - outcome.low
-
-
-def _bin_distance(outcome: Outcome) -> NDArray[np.int64]:
-    said = np.searchsorted(FAIRFACE_BINS, outcome.years, side="right")
-    return np.abs(said - np.searchsorted(FAIRFACE_BINS, outcome.age_low, side="right"))
+    return np.asarray(outcome.high - outcome.low)
 
 
 def right_bin(outcome: Outcome) -> Floats:
     """1 where the estimate lies in FairFace's bin of the label."""
-    return (_bin_distance(outcome) == 0).astype(np.float64)
+    return np.asarray(_bins_off(outcome) == 0, np.float64)
 
 
 def right_or_next_bin(outcome: Outcome) -> Floats:
     """1 where it lies in that bin or a neighbouring one."""
-    return (_bin_distance(outcome) <= 1).astype(np.float64)
+    return np.asarray(_bins_off(outcome) <= 1, np.float64)
+
+
+def _bins_off(outcome: Outcome) -> Floats:
+    """By how many bins the estimate, in whole years as labels are, misses."""
+    said = np.searchsorted(FAIRFACE_BINS, np.rint(outcome.years), side="right")
+    true = np.searchsorted(FAIRFACE_BINS, outcome.age_low, side="right")
+    return np.asarray(np.abs(said - true).astype(np.float64))
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What was fitted on the validation split, and what is said of its faces without and with that."""
+
+    chosen: Calibration
+    before: Outcome
+    after: Outcome
 
 
 Measure = Callable[[Outcome], Floats]
 
-EXACT_AGE_MEASURES: dict[str, Measure] = {
-    "age_mae": absolute_error,
-    "age_bias": signed_error,
-    "age_cs5": within_five_years,
-    "gender_accuracy": gender_correct,
-    "interval_coverage": interval_covers,
-    "interval_width": interval_width,
+MEASURES: dict[str, dict[str, Measure]] = {
+    UTKFACE: {
+        "age_mae": absolute_error,
+        "age_bias": signed_error,
+        "age_cs5": within_five_years,
+        "gender_accuracy": gender_correct,
+        "interval_coverage": interval_covers,
+        "interval_width": interval_width,
+    },
+    FAIRFACE: {
+        "right_bin": right_bin,
+        "right_or_next_bin": right_or_next_bin,
+        "gender_accuracy": gender_correct,
+    },
 }
-"""Each a value per face, averaged; for faces whose age is known to the year."""
-
-BINNED_AGE_MEASURES: dict[str, Measure] = {
-    "right_bin": right_bin,
-    "right_or_next_bin": right_or_next_bin,
-    "gender_accuracy": gender_correct,
-}
-"""The same for FairFace."""
+"""What is measured on each data set: a value per face, averaged over groups of them."""
 
 
-def mean_with_interval(values: Floats, seed: int = 0) -> Figure:
-    """Mean of (n,) values with its 95 % percentile-bootstrap interval (Efron 1979)."""
-    random = np.random.default_rng(seed)
-    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(BOOTSTRAP_SAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Figures of one group of faces, by the name of their measure."""
+
+    kind: str
+    name: str
+    n: int
+    figures: dict[str, Figure]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The two race groups between which gender accuracy differs most, among some faces."""
+
+    among: str
+    best: str
+    worst: str
+    difference: Figure
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that is measured of a model on the test split of one data set."""
+
+    dataset: str
+    outcome: Outcome
+    groups: list[Group]
+    gender_calibration_error: float
+    gender_gaps: list[Gap]
+
+    @property
+    def all(self) -> Group:
+        """The figures of all faces."""
+        return self.groups[0]
+
+    def of_kind(self, kind: str) -> list[Group]:
+        """The groups of one kind, such as the decades."""
+        return [group for group in self.groups if group.kind == kind]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the single faces."""
+        return {
+            "groups": [dataclasses.asdict(group) for group in self.groups],
+            "gender_calibration_error": self.gender_calibration_error,
+            "gender_gaps": [dataclasses.asdict(gap) for gap in self.gender_gaps],
+        }
+
+
+def measure(session: Session, interval: AgeInterval, faces: Faces) -> list[Measured]:
+    """Every figure on the test split of each data set that `faces` holds."""
+    result = []
+    for dataset, measures in MEASURES.items():
+        rows = faces.indices(TEST, dataset)
+        if len(rows):
+            outcome = run(session, interval, faces, rows)
+            result.append(
+                Measured(
+                    dataset,
+                    outcome,
+                    by_group(outcome, measures),
+                    expected_calibration_error(outcome),
+                    gender_gaps(outcome),
+                )
+            )
+    return result
+
+
+def by_group(outcome: Outcome, measures: dict[str, Measure]) -> list[Group]:
+    """The figures of every group; that of all faces comes first."""
+    values = {name: measure(outcome) for name, measure in measures.items()}
+    return [
+        Group(kind, name, int(members.sum()), {key: figure(value[members]) for key, value in values.items()})
+        for kind, name, members in groups(outcome)
+    ]
+
+
+def figure(values: Floats) -> Figure:
+    """Mean of (n,) values with its percentile-bootstrap interval (Efron 1979)."""
+    low, high = np.percentile(_resampled_means(values, 0), [2.5, 97.5])
+    return Figure(float(values.mean()), float(low), float(high))
 
 
 def expected_calibration_error(outcome: Outcome) -> float:
     """Mean gap between the probability of the label given and how often it is right, over 15 equal bins of it."""
     confidence = np.maximum(outcome.male_probability, 1 - outcome.male_probability)
+    gaps = np.bincount(confidence_bins(confidence), weights=gender_correct(outcome) - confidence)
+    return float(np.abs(gaps).sum() / len(outcome))
+
+
+def confidence_bins(confidence: Floats) -> NDArray[np.int64]:
+    """The bin of each probability of the likelier label, which is at least a half."""
+    return np.minimum(((confidence - 0.5) * 2 * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+
+
+def gender_gaps(outcome: Outcome) -> list[Gap]:
+    """The largest gap in gender accuracy between races, small children apart."""
+    gaps = []
     correct = gender_correct(outcome)
-    which = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gaps = [abs(float((correct - confidence)[which == b].sum())) for b in range(CALIBRATION_BINS)]
-    return sum(gaps) / len(outcome)
+    for among, chosen in _stages(outcome):
+        races = [
+            (race, correct[chosen & (outcome.race == race)])
+            for race in sorted(set(outcome.race[chosen]) - {UNKNOWN_RACE})
+        ]
+        if len(races) < 2:
+            continue
+        races.sort(key=lambda race: float(race[1].mean()))
+        (worst, low), (best, high) = races[0], races[-1]
+        ends = np.percentile(_resampled_means(high, 0) - _resampled_means(low, 1), [2.5, 97.5])
+        gaps.append(Gap(among, best, worst, Figure(float(high.mean() - low.mean()), *map(float, ends))))
+    return gaps
 
 
 def groups(outcome: Outcome) -> Iterator[tuple[str, str, Bools]]:
     """Kind, name and members of each group that figures are given for; empty ones left out."""
-    everyone = np.ones(len(outcome), bool)
-    children = outcome.age_high < SMALL_CHILD
-    working = (outcome.age_low >= 21) & (outcome.age_high <= 60)
     genders = (("female", ~outcome.male), ("male", outcome.male))
-    candidates: list[tuple[str, str, Bools]] = [
-        ("all", "all", everyone),
-        ("age", f"under {SMALL_CHILD}", children),
-        ("age", f"{SMALL_CHILD} and older", outcome.age_low >= SMALL_CHILD),
-        ("age", "21-60", working),
+    races = [(race, outcome.race == race) for race in sorted(set(outcome.race))]
+    decades = [
+        (f"{decade}-{decade + 9}", (outcome.age_low >= decade) & (outcome.age_high <= decade + 9))
+        for decade in range(0, 120, 10)
     ]
-    for decade in range(0, 120, 10):
-        inside = (outcome.age_low >= decade) & (outcome.age_high <= decade + 9)
-        candidates.append(("decade", f"{decade}-{decade + 9}", inside))
-    candidates += [("gender", name, members) for name, members in genders]
-    races = sorted(set(outcome.race))
-    candidates += [("race", race, outcome.race == race) for race in races]
-    candidates += [
-        ("race and gender", f"{race}, {name}", (outcome.race == race) & members)
-        for race in races
-        for name, members in genders
-    ]
+    stages = list(_stages(outcome))
+    working = (outcome.age_low >= 21) & (outcome.age_high <= 60)
+    candidates = [("all", "all", np.ones(len(outcome), bool))]
+    candidates += [("age", name, members) for name, members in (*stages, ("21-60", working))]
+    for kind, parts in (("decade", decades), ("gender", genders), ("race", races)):
+        candidates += [(kind, name, members) for name, members in parts]
+    for kind, parts, others in (
+        ("race and gender", races, genders),
+        ("race and age", races, stages),
+        ("gender and age", genders, stages),
+        ("race and decade", races, decades),
+        ("gender and decade", genders, decades),
+    ):
+        candidates += [
+            (kind, f"{name}, {other}", members & chosen)
+            for name, members in parts
+            for other, chosen in others
+        ]
     yield from ((kind, name, members) for kind, name, members in candidates if members.any())
 
 
-def report(outcome: Outcome, measures: dict[str, Measure]) -> list[dict[str, object]]:
-    """One row a group: kind, name, n, and each measure as `Figure`."""
-    values = {name: measure(outcome) for name, measure in measures.items()}
-    return [
-        {"kind": kind, "group": name, "n": int(members.sum())}
-        | {measure: mean_with_interval(values[measure][members]) for measure in measures}
-        for kind, name, members in groups(outcome)
-    ]
+def _stages(outcome: Outcome) -> Iterator[tuple[str, Bools]]:
+    yield f"{SMALL_CHILD} and older", outcome.age_low >= SMALL_CHILD
+    yield f"under {SMALL_CHILD}", outcome.age_high < SMALL_CHILD
+
+
+def _resampled_means(values: Floats, seed: int) -> Floats:
+    """Means of as many values, drawn from them with replacement, time and again."""
+    draws = np.random.default_rng(seed).integers(0, len(values), (BOOTSTRAP_SAMPLES, len(values)))
+    return np.asarray(values[draws].mean(axis=1))

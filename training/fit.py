@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -21,12 +20,19 @@ from app.vision.align import CROP_SIZE
 from training.architectures import Variant, build
 from training.augment import Augment
 from training.data import FAIRFACE, UTKFACE, Faces
+from training.errors import TrainingError
+from training.files import write_aside, write_json
 from training.losses import age_loss, gender_loss
+from training.plots import learning_curves
 from training.splits import TRAIN, VALIDATION
 
 CONFIG_FILE = "config.json"
 HISTORY_FILE = "history.json"
 BEST_FILE = "best.weights.h5"
+CURVES_FILE = "curves.png"
+
+Entry = dict[str, float]
+"""What the history keeps of an epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +68,12 @@ class Config:
             epoch -= epochs
         raise ValueError("the epoch lies beyond the last stage")
 
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> Config:
+        """The configuration in what `describe` recorded of a run."""
+        known = {field.name: record[field.name] for field in dataclasses.fields(cls)}
+        return cls(**known | {"stages": tuple((side, epochs) for side, epochs in record["stages"])})
+
 
 DEFAULTS: dict[Variant, Config] = {
     "A": Config("A", stages=((96, 12), (128, 6)), weight_decay=0.05),
@@ -79,6 +91,11 @@ class Batches(keras.utils.PyDataset):
         drawn = random.permutation(fairface)[: round(config.fairface_share * len(fairface))]
         order = random.permutation(np.concatenate([faces.indices(TRAIN, UTKFACE), drawn]))
         whole = len(order) // config.batch_size
+        if not whole:
+            raise TrainingError(
+                f"There are {len(order)} faces to train on, fewer than the {config.batch_size} of one batch: "
+                "prepare more."
+            )
         self._faces = faces
         self._batches = order[: whole * config.batch_size].reshape(whole, config.batch_size)
 
@@ -128,9 +145,9 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
-def validate(network: keras.Model, faces: Faces, size: int = CROP_SIZE) -> dict[str, float]:
+def validate(network: keras.Model, faces: Faces, size: int = CROP_SIZE) -> Entry:
     """Age MAE and gender accuracy on each data set's validation split; `score` is what the best epoch minimises."""
-    result: dict[str, float] = {}
+    result: Entry = {}
     for dataset in (UTKFACE, FAIRFACE):
         rows = faces.indices(VALIDATION, dataset)
         if not len(rows):
@@ -147,17 +164,20 @@ def validate(network: keras.Model, faces: Faces, size: int = CROP_SIZE) -> dict[
     return result
 
 
-def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callable[[str], None]) -> keras.Model:
-    """Train in the folder `run` and return the network with the weights of the best epoch.
+def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callable[[str], None]) -> None:
+    """Train in the folder `run`, where the weights of the best epoch are kept.
 
     With `resume` a run goes on from its last whole epoch, with the optimiser's state; otherwise it begins anew.
+    Raises TrainingError.
     """
     run.mkdir(parents=True, exist_ok=True)
+    if not len(faces.indices(VALIDATION, UTKFACE)):
+        raise TrainingError("No face of UTKFace is in the validation split: prepare more.")
+    steps = len(Batches(faces, config, 0)) * config.epochs
     keras.utils.set_random_seed(config.seed)
     network = build(config.variant, config.dropout, config.init)
     augment = Augment(seed=config.seed)
     trainee = Trainee(network, augment)
-    steps = len(Batches(faces, config, 0)) * config.epochs
     warm_up = math.ceil(config.warm_up * steps)
     schedule = keras.optimizers.schedules.CosineDecay(
         config.peak_learning_rate / 100,
@@ -170,44 +190,75 @@ def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callabl
     trainee(np.zeros((1, *faces.crops.shape[1:]), np.uint8))
     optimizer.build(trainee.trainable_variables)
 
-    history: list[dict[str, float]] = []
+    history: list[Entry] = []
     if resume and (run / HISTORY_FILE).is_file():
-        history = json.loads((run / HISTORY_FILE).read_text())
+        record, history = load_record(run)
+        if Config.of_record(record) != config or record["data_sha256"] != faces.digest():
+            raise TrainingError(
+                f"{run} was begun with other options or on other data: --resume needs the same."
+            )
         trainee.compile(optimizer=optimizer)
         trainee.load_weights(_after_epoch(run, len(history)))
+        if best_epoch(history) == len(history):  # a kill may have come before they were kept
+            write_aside(run / BEST_FILE, network.save_weights)
         log(f"going on after epoch {len(history)}")
     else:
-        _write_json(run / CONFIG_FILE, describe(config, faces))
+        for stale in (run / HISTORY_FILE, run / BEST_FILE, *run.glob("after_epoch_*")):
+            stale.unlink(missing_ok=True)
+        write_json(run / CONFIG_FILE, describe(config, faces))
 
     for epoch in range(len(history), config.epochs):
-        best = min(range(len(history)), key=lambda i: history[i]["score"], default=0)
-        if len(history) - 1 - best >= config.patience:
+        if history and len(history) - best_epoch(history) >= config.patience:
             log(f"no better score in {config.patience} epochs: stopping")
             break
         started = time.monotonic()
         augment.size = config.image_size(epoch)
-        trainee.compile(optimizer=optimizer, loss={"age": age_loss, "gender": gender_loss}, jit_compile=False)
+        trainee.compile(
+            optimizer=optimizer,
+            loss={"age": age_loss, "gender": gender_loss},
+            # XLA makes TensorFlow on a CPU eight times slower; JAX is made for it.
+            jit_compile=keras.backend.backend() == "jax",
+        )
         fitted = trainee.fit(Batches(faces, config, epoch), epochs=1, verbose="auto", shuffle=False)
         entry = {"epoch": epoch + 1, "size": augment.size, "loss": float(fitted.history["loss"][0])}
         entry |= validate(network, faces, augment.size) | {"seconds": time.monotonic() - started}
         log("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
-        if entry["score"] < min((past["score"] for past in history), default=math.inf):
-            _replace(run / BEST_FILE, network.save_weights)
         history.append(entry)
-        # The history says which weights belong to it, so a kill between the two files costs at most an epoch.
-        _replace(_after_epoch(run, len(history)), trainee.save_weights)
-        _write_json(run / HISTORY_FILE, history)
+        # The history says which weights belong to it, so a kill between two files costs at most an epoch.
+        write_aside(_after_epoch(run, len(history)), trainee.save_weights)
+        write_json(run / HISTORY_FILE, history)
         _after_epoch(run, len(history) - 1).unlink(missing_ok=True)
+        if best_epoch(history) == len(history):
+            write_aside(run / BEST_FILE, network.save_weights)
+        write_aside(run / CURVES_FILE, lambda path: learning_curves(history, path))
+
+
+def best_epoch(history: list[Entry]) -> int:
+    """The epoch (from 1) with the lowest score, whose weights are kept; the first of equals."""
+    return 1 + min(range(len(history)), key=lambda i: history[i]["score"])
+
+
+def load_record(run: Path) -> tuple[dict[str, Any], list[Entry]]:
+    """What a run recorded of itself, and its history; raises TrainingError where no epoch was finished."""
+    try:
+        return json.loads((run / CONFIG_FILE).read_text()), json.loads((run / HISTORY_FILE).read_text())
+    except FileNotFoundError as error:
+        raise TrainingError(f"{run} holds no finished epoch: run `agegender-train train` first.") from error
+
+
+def load_best(run: Path) -> keras.Model:
+    """The network of a run, with the weights of its best epoch."""
+    config = Config.of_record(load_record(run)[0])
+    network = build(config.variant, config.dropout)
     network.load_weights(run / BEST_FILE)
     return network
 
 
 def describe(config: Config, faces: Faces) -> dict[str, Any]:
     """What a run records of itself: configuration, code, data and libraries."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
     return {
         **dataclasses.asdict(config),
-        "commit": git.stdout.strip() or None,
+        "commit": _commit(),
         "data_sha256": faces.digest(),
         "faces": len(faces),
         "keras": keras.__version__,
@@ -215,17 +266,15 @@ def describe(config: Config, faces: Faces) -> dict[str, Any]:
     }
 
 
+def _commit() -> str | None:
+    """The commit of this code; None where it lies in no repository, as in an image."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def _after_epoch(run: Path, epochs: int) -> Path:
     """Weights and optimiser state after so many whole epochs."""
     return run / f"after_epoch_{epochs}.weights.h5"
-
-
-def _replace(path: Path, save: Callable[[Path], Any]) -> None:
-    """Write beside `path`, then put it there in one step: a kill leaves the old file or the new one."""
-    partial = path.with_name(f"partial.{path.name}")
-    save(partial)
-    os.replace(partial, path)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    _replace(path, lambda partial: partial.write_text(json.dumps(value, indent=2) + "\n"))
