@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import math
+import tarfile
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.vision.align import (
+    CHIP_SIZE,
+    CROP_SIZE,
+    HAAR_BOX,
+    TEMPLATE,
+    crop_face,
+    crop_whole,
+    similarity_to_template,
+)
+from app.vision.decode import decode
+from app.vision.detect import Box, Detector, Face, Haar, YuNet
+
+ROOT = Path(__file__).parents[2]
+UTKFACE = ROOT.parent / "shared/data/UTKFace.tar.gz"
+YUNET = ROOT.parent / "shared/weights/face_detection_yunet_2023mar.onnx"
+
+MIDDLE = (CHIP_SIZE - 1) / 2
+SOMEWHERE = Box(0, 0, 10, 10)  # for faces whose landmarks say where they are
+
+
+def matrix(scale: float, degrees: float, x: float, y: float) -> np.ndarray:
+    """(2, 3): from chip pixels to image pixels; the chip's centre comes to x, y."""
+    cos, sin = scale * math.cos(math.radians(degrees)), scale * math.sin(math.radians(degrees))
+    turn = np.array([[cos, -sin], [sin, cos]])
+    return np.column_stack([turn, np.array([x, y]) - turn @ (MIDDLE, MIDDLE)])
+
+
+def move(points: np.ndarray, to_image: np.ndarray) -> np.ndarray:
+    return (points @ to_image[:, :2].T + to_image[:, 2]).astype(np.float32)
+
+
+def map_image(to_image: np.ndarray, height: int, width: int, gain: float = 1) -> np.ndarray:
+    """An image whose blue and green say what x and y of the chip each pixel shows, from the chip's centre."""
+    y, x = np.mgrid[:height, :width]
+    back = np.linalg.inv(to_image[:, :2])
+    chip = np.einsum("ij,hwj->hwi", back, np.dstack([x, y]) - to_image[:, 2])
+    levels = np.clip(128 + gain * (chip - MIDDLE), 0, 255).round()
+    return np.dstack([levels, np.full((height, width), 255)]).astype(np.uint8)
+
+
+def displacement(crop: np.ndarray, gain: float = 1) -> np.ndarray:
+    """How far, in pixels of the crop, what a crop of `map_image` shows is from its place: (n, n, 2).
+
+    With a higher gain it is known more finely, for the middle of the crop alone.
+    """
+    chip = CHIP_SIZE / CROP_SIZE
+    margin = round(CROP_SIZE * (1 - 1 / gain) / 2)
+    here = slice(margin, CROP_SIZE - margin)
+    y, x = np.mgrid[here, here]
+    place = (np.dstack([x, y]) + 0.5) * chip - 0.5
+    shown = crop[here, here, 2:0:-1].astype(float)  # a crop is RGB
+    return np.asarray(((shown - 128) / gain + MIDDLE - place) / chip)
+
+
+@given(st.floats(0.4, 4.0), st.floats(-180, 180), st.floats(-0.5, 0.5), st.floats(-0.5, 0.5))
+@settings(max_examples=20, deadline=None)
+def test_however_a_face_lies_in_the_image_its_crop_stays_put(
+    scale: float, degrees: float, x: float, y: float
+) -> None:
+    side = math.ceil(300 * scale)
+    to_image = matrix(scale, degrees, side / 2 + x, side / 2 + y)
+    face = Face(SOMEWHERE, landmarks=move(TEMPLATE, to_image))
+    assert np.abs(displacement(crop_face(map_image(to_image, side, side), face))).max() < 1
+    fine = displacement(crop_face(map_image(to_image, side, side, gain=8), face), gain=8)
+    assert np.abs(fine).max() < 0.25
+    assert np.abs(fine.mean(axis=(0, 1))).max() < 0.1
+
+
+@given(st.floats(0.5, 4.0), st.floats(-0.5, 0.5), st.floats(-0.5, 0.5))
+@settings(max_examples=15, deadline=None)
+def test_a_box_alone_puts_the_face_in_the_same_place(scale: float, x: float, y: float) -> None:
+    side = math.ceil(300 * scale)
+    to_image = matrix(scale, 0, side / 2 + x, side / 2 + y)
+    corner = np.array(HAAR_BOX[:2]) - 0.5
+    (left, top), (right, bottom) = move(np.array([corner, corner + HAAR_BOX[2]]), to_image) + 0.5
+    box = Box(round(left), round(top), round(right - left), round(bottom - top))
+    moved = displacement(crop_face(map_image(to_image, side, side), Face(box)))
+    # The box is known to whole pixels of the image.
+    assert np.abs(moved).max() < 0.7 + 1.5 / scale * CROP_SIZE / CHIP_SIZE
+
+
+@given(st.floats(0.7, 2.5), st.floats(-180, 180))
+@settings(max_examples=15, deadline=None)
+def test_a_photograph_turned_and_resized_gives_the_same_crop(scale: float, degrees: float) -> None:
+    image = decode((ROOT / "examples" / "grace_hopper.jpg").read_bytes())
+    landmarks = np.array([(221, 190), (306, 187), (269, 242), (232, 281), (308, 279)], np.float32)
+    reference = crop_face(image, Face(SOMEWHERE, landmarks=landmarks))
+
+    around = cv2.getRotationMatrix2D((265, 235), degrees, scale)
+    side = math.ceil(800 * scale)
+    around[:, 2] += side / 2 - np.array([265, 235])
+    turned = cv2.warpAffine(image, around, (side, side), flags=cv2.INTER_CUBIC)
+    crop = crop_face(turned, Face(SOMEWHERE, landmarks=move(landmarks, around)))
+
+    inner = slice(12, -12)  # what was outside the photograph is black in either, at other edges
+    grey = [np.float64(cv2.cvtColor(one, cv2.COLOR_RGB2GRAY)[inner, inner]) for one in (reference, crop)]
+    (x, y), _ = cv2.phaseCorrelate(*grey)
+    assert math.hypot(x, y) < 0.3
+    assert np.abs(grey[0] - grey[1]).mean() < 0.03 * 255
+
+
+@given(st.lists(st.tuples(st.floats(0, 1000), st.floats(0, 1000)), min_size=5, max_size=5))
+@settings(max_examples=50, deadline=None)
+def test_no_similarity_nearby_fits_better(points: list[tuple[float, float]]) -> None:
+    landmarks = np.array(points, np.float32)
+    found = similarity_to_template(landmarks)
+    if found is None:
+        return
+
+    def misfit(transform: np.ndarray) -> float:
+        return float(((landmarks @ transform[:, :2].T + transform[:, 2] - TEMPLATE) ** 2).sum())
+
+    (a, b), (x, y) = found[:, 0], found[:, 2]
+    assert found == pytest.approx(np.array([[a, -b, x], [b, a, y]]))  # no shear, no mirroring
+    size = 0.01 * math.hypot(a, b)
+    for da, db, dx, dy in np.vstack([np.diag([size, size, 0.1, 0.1]), -np.diag([size, size, 0.1, 0.1])]):
+        other = np.array([[a + da, -b - db, x + dx], [b + db, a + da, y + dy]])
+        assert misfit(other) > misfit(found) * (1 - 1e-6)
+
+
+def test_a_large_face_is_averaged_and_not_sampled() -> None:
+    """Stripes of one pixel each are grey from afar; single samples would show them as bands."""
+    to_image = matrix(4.1, 3, 500, 500)
+    stripes = np.zeros((1000, 1000, 3), np.uint8)
+    stripes[:, ::2] = 255
+    crop = crop_face(stripes, Face(SOMEWHERE, landmarks=move(TEMPLATE, to_image)))
+    assert np.abs(crop.astype(int) - 127.5).max() < 50
+    assert crop.std() < 15
+
+
+def test_beyond_the_image_is_black() -> None:
+    white = np.full((400, 400, 3), 255, np.uint8)
+    crop = crop_face(white, Face(SOMEWHERE, landmarks=move(TEMPLATE, matrix(1, 0, 0, 200))))
+    assert (crop[:, :63] == 0).all()
+    assert (crop[:, 65:] == 255).all()
+    far = crop_face(white, Face(SOMEWHERE, landmarks=move(TEMPLATE, matrix(1, 0, -5000, 200))))
+    assert (far == 0).all()
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_face_at_the_end_of_a_long_panorama(upright: bool) -> None:
+    """Of more than 32,767 pixels a side, OpenCV warps no image."""
+    to_image = matrix(1, 0, 150, 36_000) if upright else matrix(1, 0, 36_000, 150)
+    image = np.zeros((36_200, 300, 3) if upright else (300, 36_200, 3), np.uint8)
+    part = (slice(35_800, None), slice(None)) if upright else (slice(None), slice(35_800, None))
+    shift = np.array([0, 35_800] if upright else [35_800, 0])
+    here = to_image - np.column_stack([np.zeros((2, 2)), shift])
+    image[part] = map_image(here, *image[part].shape[:2])
+    crop = crop_face(image, Face(SOMEWHERE, landmarks=move(TEMPLATE, to_image)))
+    assert np.abs(displacement(crop)).max() < 1
+
+
+@pytest.mark.parametrize(
+    "landmarks",
+    [
+        np.full((5, 2), 40.0),
+        np.full((5, 2), np.nan),
+        np.full((5, 2), np.inf),
+        TEMPLATE * 1e6,
+        TEMPLATE * 400,
+        TEMPLATE[[1, 0, 2, 3, 4]] * (1, 1e-12) + (0, 40),
+    ],
+    ids=["one point", "not numbers", "infinite", "enormous", "larger than OpenCV can warp", "on a line"],
+)  # fmt: skip
+def test_landmarks_of_no_face_leave_a_crop_all_the_same(landmarks: np.ndarray) -> None:
+    image = np.full((300, 36_000, 3), 77, np.uint8)
+    crop = crop_face(image, Face(Box(50, 50, 150, 150), landmarks=landmarks.astype(np.float32)))
+    assert (crop.shape, crop.dtype) == ((CROP_SIZE, CROP_SIZE, 3), np.uint8)
+
+
+def test_landmarks_of_no_face_fall_back_to_the_box() -> None:
+    image = decode((ROOT / "examples" / "astronaut.jpg").read_bytes())
+    box = Box(177, 67, 93, 93)
+    broken = np.full((5, 2), 200, np.float32)
+    assert np.array_equal(crop_face(image, Face(box, landmarks=broken)), crop_face(image, Face(box)))
+
+
+def test_crops_are_rgb_and_of_one_size() -> None:
+    blue = np.full((300, 250, 3), (255, 0, 0), np.uint8)  # as OpenCV orders them
+    for crop in (crop_whole(blue), crop_face(blue, Face(Box(40, 40, 160, 160)))):
+        assert (crop.shape, crop.dtype) == ((CROP_SIZE, CROP_SIZE, 3), np.uint8)
+        assert crop[64, 64].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("side", [40, 128, 200, 1000])
+def test_a_whole_image_is_resized_without_moving(side: int) -> None:
+    ramp = np.linspace(0, 255, side)
+    image = np.repeat(np.repeat(ramp[np.newaxis, :, np.newaxis], side, 0), 3, 2).round().astype(np.uint8)
+    crop = crop_whole(image).astype(float)
+    assert crop.mean() == pytest.approx(127.5, abs=0.5)
+    assert np.abs(crop + crop[:, ::-1] - 255).max() <= 3
+    assert (np.diff(crop[64, :, 0]) >= 0).all()
+
+
+def chips(count: int) -> list[np.ndarray]:
+    if not UTKFACE.exists():
+        pytest.skip("needs UTKFace's archive in ../shared")
+    with tarfile.open(UTKFACE, "r|gz") as archive:
+        files = (archive.extractfile(member) for member in archive if member.name.endswith(".jpg"))
+        return [decode(file.read()) for file in islice(filter(None, files), count)]
+
+
+@pytest.mark.parametrize(("detector", "most"), [("yunet", 0.08), ("haar", 0.09)])
+def test_a_chip_found_and_aligned_comes_back_as_itself(detector: str, most: float) -> None:
+    """Within what the detector's scatter, of some 3 pixels, 3 degrees and 5 % a chip, makes of it."""
+    if detector == "yunet" and not YUNET.exists():
+        pytest.skip("needs YuNet's file in ../shared")
+    finder: Detector = YuNet(YUNET) if detector == "yunet" else Haar()
+    differences = []
+    faces = chips(48)
+    for chip in faces:
+        found = finder.detect(chip)
+        if found:
+            there_and_back = crop_face(chip, found[0]).astype(float)
+            differences.append(np.abs(there_and_back - crop_whole(chip))[16:-16, 16:-16].mean() / 255)
+    assert len(differences) >= (0.95 if detector == "yunet" else 0.4) * len(faces)
+    assert np.mean(differences) < most
+
+
+def test_a_chip_aligned_by_the_template_itself_is_the_chip() -> None:
+    for chip in chips(8):
+        crop = crop_face(chip, Face(SOMEWHERE, landmarks=TEMPLATE)).astype(float)
+        assert np.abs(crop - crop_whole(chip)).mean() < 0.005 * 255
