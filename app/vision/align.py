@@ -53,14 +53,16 @@ def similarity_to_template(landmarks: Landmarks) -> NDArray[np.float64] | None:
     """The least-squares similarity from five points (5, 2) onto the template, as (2, 3), in chip pixels.
 
     Closed form in the plane (Umeyama 1991 without reflection). None where the points are those of no face:
-    all but coincident, or as far apart as in a frame beyond what `cv2.warpAffine` can address.
+    not finite, all but coincident, or as far apart as in a frame beyond what `cv2.warpAffine` can address.
     """
+    if not np.isfinite(landmarks).all():
+        return None
     source = landmarks[:, 0].astype(np.float64) + 1j * landmarks[:, 1].astype(np.float64)
     target = TEMPLATE[:, 0].astype(np.float64) + 1j * TEMPLATE[:, 1].astype(np.float64)
     source_mean, target_mean = source.mean(), target.mean()
     centred = source - source_mean
     spread = float(np.vdot(centred, centred).real)
-    if not math.isfinite(spread) or spread < 1.0:
+    if spread < 1.0:
         return None
     rotation = complex(np.vdot(centred, target - target_mean)) / spread  # scale and angle in one number
     if abs(rotation) * _MAX_FRAME < CHIP_SIZE:
