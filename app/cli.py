@@ -238,7 +238,7 @@ def fetch_detector(
         path = detector_file.find() if source is None else None
     try:
         if path is None:
-            with Progress(console=err, transient=True) as progress:
+            with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
                 task = progress.add_task("YuNet", total=detector_file.YUNET_SIZE)
                 path = detector_file.fetch(source, lambda received: progress.update(task, completed=received))
     except DetectorFileError as error:
