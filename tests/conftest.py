@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
     """Two workers, a queue of 64, no keys, and YuNet where its file is at hand."""
     yunet = [f"--yunet-path={YUNET}"] if YUNET.exists() else []
-    with serving(models_folder, empty_cache, "--workers=2", "--queue-size=64", *yunet) as running:
+    patient = ["--queue-size=64", "--queue-timeout=60"]  # also where other work slows the machine down
+    with serving(models_folder, empty_cache, "--workers=2", *patient, *yunet) as running:
         yield running
 
 
@@ -44,8 +46,9 @@ def bare_server(tmp_path_factory: pytest.TempPathFactory, empty_cache: Path) -> 
     (folder / "fresh.json").write_text(json.dumps(metadata("fresh", b"a network")))
     hidden = tmp_path_factory.mktemp("hidden")
     (hidden / "tensorflow.py").write_text("raise ImportError('hidden by the test')")
+    path = os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")])
     with serving(
-        folder, empty_cache, "--workers=1", AGEGENDER_API_KEYS=", ".join(KEYS), PYTHONPATH=str(hidden)
+        folder, empty_cache, "--workers=1", AGEGENDER_API_KEYS=", ".join(KEYS), PYTHONPATH=path
     ) as running:
         yield running
 

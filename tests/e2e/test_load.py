@@ -1,0 +1,167 @@
+"""Many requests at once, more than there is room for, callers who leave, and the signal to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from helpers import (
+    ASTRONAUT,
+    GRACE_HOPPER,
+    PATIENCE,
+    Server,
+    Upload,
+    check_problem,
+    grey,
+    jpeg,
+    pixels,
+    png,
+    serving,
+    side_by_side,
+    turned,
+    without_timings,
+)
+from tiny_models import put_model
+
+IMAGE = png(grey(51))
+
+
+def test_64_requests_at_once_are_answered_as_one_after_the_other(server: Server) -> None:
+    images = [
+        ASTRONAUT.read_bytes(),
+        GRACE_HOPPER.read_bytes(),
+        jpeg(side_by_side()),
+        turned(pixels(ASTRONAUT), 6),
+        png(pixels(GRACE_HOPPER)),
+        IMAGE,
+        b"this is no image",
+        ASTRONAUT.read_bytes()[:20_000],
+    ]
+    asked = [
+        (image, {"detector": detector, "model": model})
+        for image in images
+        for detector in ("auto", "none")
+        for model in ("age_gender_A", "age_gender_B")
+    ]
+
+    def comparable(answer: httpx.Response) -> tuple[int, dict[str, Any]]:
+        return answer.status_code, {**without_timings(answer.json()), "request_id": None}
+
+    async def at_once() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=64)
+        async with httpx.AsyncClient(
+            base_url=server.url, timeout=PATIENCE, limits=limits, trust_env=False
+        ) as client:
+            headers = {"Content-Type": "application/octet-stream"}
+            return await asyncio.gather(
+                *(
+                    client.post("/predict", content=image, params=query, headers=headers)
+                    for image, query in 2 * asked
+                )
+            )
+
+    together = [comparable(answer) for answer in asyncio.run(at_once())]
+    assert len(together) == 64
+    assert [status for status, _ in together] == 2 * (24 * [200] + 8 * [400])
+    assert together == 2 * [comparable(server.predict(image, **query)) for image, query in asked]
+
+
+@pytest.fixture(scope="module")
+def narrow_server(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
+    """One worker and no queue: there is a single place."""
+    with serving(models_folder, empty_cache, "--workers=1", "--queue-size=0") as running:
+        yield running
+
+
+def test_what_finds_no_place_is_refused_at_once_and_what_holds_one_is_finished(narrow_server: Server) -> None:
+    held = Upload(narrow_server, length=len(IMAGE), query="?detector=none")
+    for _ in range(3):
+        refused = narrow_server.predict(IMAGE)
+        check_problem(refused, 503, "overloaded")
+        assert refused.headers["retry-after"] == "1"
+    # All else goes on.
+    for path in ("/health/live", "/health/ready", "/models", "/metrics"):
+        assert narrow_server.client.get(path).status_code == 200
+    held.send(IMAGE)
+    answer = held.answer()
+    assert answer.status_code == 200
+    assert answer.json()["faces"][0]["age"]["years"] == 20
+    assert narrow_server.predict(IMAGE).status_code == 200
+
+
+def test_a_refusal_comes_before_the_body_is_sent(narrow_server: Server) -> None:
+    held = Upload(narrow_server, length=len(IMAGE))
+    check_problem(Upload(narrow_server, length=len(IMAGE), wait=False).answer(), 503, "overloaded")
+    held.send(IMAGE)
+    assert held.answer().status_code == 200
+
+
+@pytest.mark.parametrize("sent", [0, 1, len(IMAGE) - 1])
+def test_a_caller_who_leaves_while_sending_frees_the_place(narrow_server: Server, sent: int) -> None:
+    upload = Upload(narrow_server, length=len(IMAGE), **{"X-Request-ID": f"left-after-{sent}"})
+    upload.send(IMAGE[:sent])
+    assert narrow_server.predict(IMAGE).status_code == 503
+    upload.leave()
+    assert narrow_server.request_line(f"left-after-{sent}")["status"] == 499
+    assert narrow_server.predict(IMAGE).status_code == 200
+
+
+def test_a_caller_who_leaves_while_waiting_is_not_waited_for(narrow_server: Server) -> None:
+    huge = jpeg(grey(200, 8000, 5000))  # takes a good part of a second
+    upload = Upload(narrow_server, length=len(huge), **{"X-Request-ID": "left-while-waiting"})
+    upload.send(huge)
+    for _ in range(5):  # turns of the server's event loop, in which it hands the image to the worker
+        narrow_server.client.get("/health/live")
+    upload.leave()
+    assert narrow_server.request_line("left-while-waiting")["status"] == 499
+    begun = time.monotonic()
+    while narrow_server.predict(IMAGE).status_code == 503:  # the worker is still at it, and then free
+        assert time.monotonic() - begun < PATIENCE
+
+
+def test_the_signal_to_stop_lets_what_was_accepted_finish_and_takes_nothing_new(
+    models_folder: Path, empty_cache: Path
+) -> None:
+    image = ASTRONAUT.read_bytes()
+    with serving(models_folder, empty_cache, "--workers=1", "--queue-size=3") as server:
+        accepted = [
+            Upload(server, length=len(image), content_type="image/jpeg", query="?detector=haar")
+            for _ in range(4)
+        ]
+        for upload in accepted:
+            upload.send(image[:1000])
+        server.process.terminate()
+        server.wait_for_line("Waiting for connections to close")  # by then its socket is closed
+        with pytest.raises(httpx.ConnectError):
+            httpx.post(f"{server.url}/predict", content=image, trust_env=False)
+        for upload in accepted:
+            upload.send(image[1000:])
+        for upload in accepted:
+            answer = upload.answer()
+            assert answer.status_code == 200
+            assert len(answer.json()["faces"]) == 1
+        assert server.end() == 0
+    assert server.log().count('"status": 200') == 4
+    assert '"level": "error"' not in server.log()
+
+
+def test_a_model_dropped_into_the_folder_is_there_after_a_restart(tmp_path: Path, empty_cache: Path) -> None:
+    def models(server: Server) -> list[str]:
+        return [model["id"] for model in server.client.get("/models").json()["models"]]
+
+    put_model(tmp_path, "age_gender_B")
+    with serving(tmp_path, empty_cache, "--workers=1") as server:
+        put_model(tmp_path, "age_gender_C")
+        assert models(server) == ["age_gender_B"]
+        check_problem(server.predict(IMAGE, model="age_gender_C"), 404, "model-unknown")
+        assert server.stop() == 0
+    with serving(tmp_path, empty_cache, "--workers=1", "--default-model=age_gender_C") as server:
+        assert models(server) == ["age_gender_B", "age_gender_C"]
+        answer = server.predict(IMAGE, detector="none").json()
+        assert answer["model"] == "age_gender_C"
+        assert answer["faces"][0]["age"]["years"] == 20

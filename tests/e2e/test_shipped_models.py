@@ -1,0 +1,52 @@
+"""The models that are shipped, on photographs of people whose ages are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import ASTRONAUT, DETECTORS, GRACE_HOPPER, ROOT, YUNET, Server, serving
+
+MODELS = ("age_gender_A", "age_gender_B")
+
+pytestmark = pytest.mark.skipif(
+    not all((ROOT / "models" / f"{model}.onnx").exists() for model in MODELS),
+    reason="models/ does not hold age_gender_A.onnx and age_gender_B.onnx yet",
+)
+
+
+@pytest.fixture(scope="module")
+def real_server(empty_cache: Path) -> Iterator[Server]:
+    yunet = [f"--yunet-path={YUNET}"] if YUNET.exists() else []
+    with serving(ROOT / "models", empty_cache, *yunet) as running:
+        yield running
+
+
+def test_both_are_listed_and_b_is_the_default(real_server: Server) -> None:
+    listing = real_server.client.get("/models").json()
+    assert listing["default"] == "age_gender_B"
+    loaded = {model["id"]: model["loaded"] for model in listing["models"]}
+    assert [loaded[model] for model in MODELS] == [True, True]
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("photograph", "youngest", "oldest"),
+    [(ASTRONAUT, 25, 55), (GRACE_HOPPER, 55, 95)],
+    ids=["eileen collins at 42", "grace hopper at 78"],
+)
+def test_a_known_person_is_estimated_plausibly(
+    real_server: Server, photograph: Path, youngest: int, oldest: int, model: str, detector: str
+) -> None:
+    (face,) = real_server.faces(photograph.read_bytes(), model=model, detector=detector)
+    assert youngest <= face["age"]["years"] <= oldest
+    assert 0 <= face["age"]["low"] < face["age"]["years"] < face["age"]["high"] <= 101
+    assert face["gender"]["label"] == "female"
+
+
+def test_the_two_are_different_networks(real_server: Server) -> None:
+    photograph = ASTRONAUT.read_bytes()
+    a, b = (real_server.faces(photograph, model=model, detector="haar")[0]["age"] for model in MODELS)
+    assert a != b
