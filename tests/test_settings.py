@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("AGEGENDER_"):
+            monkeypatch.delenv(name)
+
+
+def test_without_any_only_this_machine_may_ask_and_workers_are_the_cores() -> None:
+    settings = Settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert (settings.models, settings.default_model) == (Path("models"), "age_gender_B")
+    assert settings.workers == len(os.sched_getaffinity(0))
+    assert settings.queue_size == 4 * settings.workers
+    assert (settings.max_bytes, settings.max_pixels) == (10 * 2**20, 40_000_000)
+
+
+def test_the_queue_follows_the_workers_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGEGENDER_WORKERS", "3")
+    assert Settings().queue_size == 12
+    monkeypatch.setenv("AGEGENDER_QUEUE_SIZE", "0")
+    assert Settings().queue_size == 0
+
+
+def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGEGENDER_PORT", "9000")
+    assert Settings().port == 9000
+    assert Settings(port=9001).port == 9001
+
+
+def test_keys_do_not_show_when_settings_are_printed() -> None:
+    settings = Settings(api_keys="a-secret-key")
+    assert "a-secret-key" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+    assert settings.api_keys.get_secret_value() == "a-secret-key"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", -1),
+        ("port", 65536),
+        ("workers", 0),
+        ("queue_size", -1),
+        ("queue_timeout", 0),
+        ("queue_timeout", "nan"),
+        ("drain_timeout", -5),
+        ("max_bytes", 0),
+        ("max_pixels", 0),
+        ("detect_max_side", 63),
+    ],
+)
+def test_what_cannot_be_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        Settings(**{name: value})
