@@ -20,7 +20,7 @@ CROP_SIZE = 128
 CHIP_SIZE = 200
 """Side of a UTKFace chip, pixels: the unit of the constants below."""
 
-TEMPLATE = np.array([(58.6, 57.7), (136.5, 58.7), (95.0, 100.1), (62.8, 136.2), (128.7, 137.2)], np.float32)
+TEMPLATE = np.array([(58.4, 57.7), (136.5, 58.9), (94.7, 100.2), (62.9, 136.1), (128.7, 137.2)], np.float32)
 """Medians of YuNet's landmarks over chips, (5, 2) x, y in chip pixels, in the order of `LANDMARK_NAMES`."""
 
 HAAR_BOX = (16.0, 4.0, 165.0)
