@@ -43,6 +43,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 ONE_SENTENCE = (ModelsInvalid, UnknownModel, ModelUnavailable, DetectorUnavailable, DetectorFileError)
 """Errors that say all there is to say."""
 
+_METAVARS: dict[Any, str] = {bool: "BOOLEAN", int: "INTEGER", float: "NUMBER"}
+
 
 def _fail(message: object) -> NoReturn:
     err.print(f"agegender: {message}", markup=False)
@@ -72,11 +74,7 @@ def _takes_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
         option = typer.Option(
             f"--{name.replace('_', '-')}",
             envvar=f"{ENV_PREFIX}{name.upper()}",
-            metavar="INTEGER"
-            if field.annotation is int
-            else "NUMBER"
-            if field.annotation is float
-            else "TEXT",
+            metavar=_METAVARS.get(field.annotation, "TEXT"),
             help=field.description,
             show_default=str(field.default) if isinstance(field.default, (str, int, float, Path)) else False,
         )

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api import health, metrics, models, predict, problems
+from app.api import health, metrics, models, page, predict, problems
 from app.api.observe import Observe
 from app.api.schemas import ModelAnswer, ModelsAnswer
 from app.api.security import ApiKeys, require_key
@@ -59,6 +59,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(models.router, dependencies=[Depends(require_key)])
     app.include_router(health.router)
     app.include_router(metrics.router)
+    if settings.page:
+        app.include_router(page.make_router())
     return app
 
 

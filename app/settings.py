@@ -55,6 +55,7 @@ class Settings(BaseSettings):
         ge=64,
         description="Faces are looked for on a copy of the image whose longest side has at most so many pixels.",
     )
+    page: bool = Field(True, description="Whether / answers with the page to try the service by hand.")
     api_keys: SecretStr = Field(
         SecretStr(""),
         description="Comma-separated keys, one of which each request must send; none: open to all.",
