@@ -36,7 +36,7 @@ def build(variant: Variant, dropout: float = 0.2, init: str | None = None) -> ke
 
 
 def with_probabilities(network: keras.Model, gender_temperature: float = 1.0) -> keras.Model:
-    """`network` as it is saved and served: (n, 128, 128, 3) uint8 in, `age` (n, 101) and `gender` (n,) probabilities out.
+    """`network` as it is served: (n, 128, 128, 3) uint8 in, probabilities `age` (n, 101) and `gender` (n,) out.
 
     `gender` is the probability of male, its logit divided by `gender_temperature` (Guo et al. 2017).
     """

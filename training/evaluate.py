@@ -24,6 +24,9 @@ CALIBRATION_BINS = 15
 SMALL_CHILD = 5
 """Years below which the gender label can hardly be seen in a face."""
 
+FEW = 10
+"""Faces below which a group's figures say so little that no gap is named by them."""
+
 FAIRFACE_BINS = np.array([0, 3, 10, 20, 30, 40, 50, 60, 70])
 """First years of FairFace's age bins."""
 
@@ -266,13 +269,14 @@ def confidence_bins(confidence: Floats) -> NDArray[np.int64]:
 
 
 def gender_gaps(outcome: Outcome) -> list[Gap]:
-    """The largest gap in gender accuracy between races, small children apart."""
+    """The largest gap in gender accuracy between races of at least `FEW` faces, small children apart."""
     gaps = []
     correct = gender_correct(outcome)
-    for among, chosen in _stages(outcome):
+    for among, chosen in stages(outcome):
         races = [
             (race, correct[chosen & (outcome.race == race)])
-            for race in sorted(set(outcome.race[chosen]) - {UNKNOWN_RACE})
+            for race in sorted(set(outcome.race) - {UNKNOWN_RACE})
+            if (chosen & (outcome.race == race)).sum() >= FEW
         ]
         if len(races) < 2:
             continue
@@ -286,21 +290,21 @@ def gender_gaps(outcome: Outcome) -> list[Gap]:
 def groups(outcome: Outcome) -> Iterator[tuple[str, str, Bools]]:
     """Kind, name and members of each group that figures are given for; empty ones left out."""
     genders = (("female", ~outcome.male), ("male", outcome.male))
-    races = [(race, outcome.race == race) for race in sorted(set(outcome.race))]
+    races = [(race, outcome.race == race) for race in sorted(set(outcome.race) - {UNKNOWN_RACE})]
     decades = [
         (f"{decade}-{decade + 9}", (outcome.age_low >= decade) & (outcome.age_high <= decade + 9))
         for decade in range(0, 120, 10)
     ]
-    stages = list(_stages(outcome))
+    ranges = list(stages(outcome))
     working = (outcome.age_low >= 21) & (outcome.age_high <= 60)
     candidates = [("all", "all", np.ones(len(outcome), bool))]
-    candidates += [("age", name, members) for name, members in (*stages, ("21-60", working))]
+    candidates += [("age", name, members) for name, members in (*ranges, ("21-60", working))]
     for kind, parts in (("decade", decades), ("gender", genders), ("race", races)):
         candidates += [(kind, name, members) for name, members in parts]
     for kind, parts, others in (
         ("race and gender", races, genders),
-        ("race and age", races, stages),
-        ("gender and age", genders, stages),
+        ("race and age", races, ranges),
+        ("gender and age", genders, ranges),
         ("race and decade", races, decades),
         ("gender and decade", genders, decades),
     ):
@@ -312,7 +316,8 @@ def groups(outcome: Outcome) -> Iterator[tuple[str, str, Bools]]:
     yield from ((kind, name, members) for kind, name, members in candidates if members.any())
 
 
-def _stages(outcome: Outcome) -> Iterator[tuple[str, Bools]]:
+def stages(outcome: Outcome) -> Iterator[tuple[str, Bools]]:
+    """Those whose gender label can be seen in the face, and small children; a bin that straddles is neither."""
     yield f"{SMALL_CHILD} and older", outcome.age_low >= SMALL_CHILD
     yield f"under {SMALL_CHILD}", outcome.age_high < SMALL_CHILD
 

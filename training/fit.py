@@ -222,7 +222,6 @@ def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callabl
         fitted = trainee.fit(Batches(faces, config, epoch), epochs=1, verbose="auto", shuffle=False)
         entry = {"epoch": epoch + 1, "size": augment.size, "loss": float(fitted.history["loss"][0])}
         entry |= validate(network, faces, augment.size) | {"seconds": time.monotonic() - started}
-        log("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
         history.append(entry)
         # The history says which weights belong to it, so a kill between two files costs at most an epoch.
         write_aside(_after_epoch(run, len(history)), trainee.save_weights)
@@ -231,6 +230,7 @@ def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callabl
         if best_epoch(history) == len(history):
             write_aside(run / BEST_FILE, network.save_weights)
         write_aside(run / CURVES_FILE, lambda path: learning_curves(history, path))
+        log("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
 
 
 def best_epoch(history: list[Entry]) -> int:

@@ -18,7 +18,7 @@ from training.evaluate import CALIBRATION_BINS, Group, Outcome, confidence_bins,
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#a0aec0"
 NAMES = {UTKFACE: "UTKFace", FAIRFACE: "FairFace"}
 
-_DPI = 100
+_DPI = 90
 
 
 def age_distribution(faces: Faces, path: Path) -> None:
@@ -61,20 +61,22 @@ def learning_curves(history: Sequence[dict[str, float]], path: Path) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if f"{FAIRFACE}_age_mae" in history[0] and "" not in keys.values():
             axis.legend(frameon=False)
-    axes[2].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes[2].yaxis.set_major_formatter(PercentFormatter(1))
     _save(figure, path)
 
 
 def age_scatter(outcome: Outcome, path: Path) -> None:
     """Estimated against true age, as the density of faces."""
-    figure, (axis,) = _figure(1, size=4.6)
+    figure, (axis,) = _figure(1, size=3.2)
     edges = np.arange(0, 102, 2) - 0.5
-    _, _, _, picture = axis.hist2d(
-        outcome.age_low, outcome.years, bins=[edges, edges], norm=LogNorm(), cmap="Blues"
+    counts, _, _, picture = axis.hist2d(
+        outcome.age_low, outcome.years, bins=[edges, edges], norm=LogNorm(vmin=0.4), cmap="Blues"
     )
     axis.plot([0, 100], [0, 100], color=ORANGE, linewidth=1)
     axis.set(xlabel="true age, years", ylabel="estimated age, years", aspect="equal")
-    figure.colorbar(picture, ax=axis, label="faces in 2 x 2 years", shrink=0.8)
+    bar = figure.colorbar(picture, ax=axis, label="faces in 2 x 2 years", format="%d")
+    bar.set_ticks([tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick <= counts.max()])
+    bar.minorticks_off()
     _save(figure, path)
 
 
@@ -85,15 +87,10 @@ def error_by_decade(decades: Sequence[Group], path: Path) -> None:
     values = np.array([figure.value for figure in figures])
     ends = np.array([[figure.low, figure.high] for figure in figures])
     whiskers = np.abs(ends - values[:, None]).T
-    bars = axis.bar(range(len(values)), values, color=BLUE, width=0.7)
+    axis.bar(range(len(values)), values, color=BLUE, width=0.7)
     axis.errorbar(range(len(values)), values, whiskers, fmt="none", color="black", linewidth=1, capsize=3)
-    for decade, bar in zip(decades, bars, strict=True):
-        axis.annotate(
-            str(decade.n), (bar.get_x() + bar.get_width() / 2, 0), (0, 3), textcoords="offset points",
-            ha="center", color="white", fontsize=8,
-        )  # fmt: skip
-    axis.set_xticks(range(len(decades)), [decade.name for decade in decades])
-    axis.set(xlabel="true age, years (in the bars: faces)", ylabel="age MAE, years")
+    axis.set_xticks(range(len(decades)), [f"{decade.name}\n({decade.n})" for decade in decades], fontsize=8)
+    axis.set(xlabel="true age, years (faces)", ylabel="age MAE, years")
     _save(figure, path)
 
 
@@ -122,7 +119,7 @@ def reliability(outcome: Outcome, coverage: float, path: Path) -> None:
     served = ((outcome.low <= outcome.age_low) & (outcome.age_low <= outcome.high)).mean()
     interval.plot(coverage, served, "o", color=ORANGE, label="as served, calibrated")
     interval.set(title="Age interval", xlabel="share of ages promised", ylabel="share of ages held")
-    interval.legend(frameon=False, loc="upper left")
+    interval.legend(frameon=False, loc="lower right")
     for axis in (gender, interval):
         axis.xaxis.set_major_formatter(PercentFormatter(1))
         axis.yaxis.set_major_formatter(PercentFormatter(1))
