@@ -1,26 +1,44 @@
-"""The training job's command line: prepare, train, calibrate, evaluate, export."""
+"""The training job's command line: prepare, train, calibrate, export, evaluate."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Callable
 from enum import StrEnum
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from app.vision.detect import YuNet
+from app.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
+from app.vision.detect import Haar, YuNet
 from training import data
+from training.errors import TrainingError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make the age-and-gender models from UTKFace.")
-console = Console()
+if TYPE_CHECKING:
+    from training import report
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Make the age-and-gender models from UTKFace.",
+)
+out = Console()
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 CacheOption = Annotated[Path, typer.Option(help="Folder of the prepared faces.")]
 RunsOption = Annotated[Path, typer.Option(help="Folder that holds one folder per training run.")]
+ModelsOption = Annotated[Path, typer.Option(help="Folder of the served models.")]
+UtkFaceOption = Annotated[Path, typer.Option(help="UTKFace.tar.gz as published, or its folder.")]
+YUNET_VARIABLE = "AGEGENDER_YUNET_PATH"
 DEFAULT_CACHE = Path("data/cache")
 DEFAULT_RUNS = Path("runs")
+DEFAULT_MODELS = Path("models")
 
 
 class VariantName(StrEnum):
@@ -30,16 +48,44 @@ class VariantName(StrEnum):
     B = "B"
 
 
+class ModelId(StrEnum):
+    """The model of each."""
+
+    A = "age_gender_A"
+    B = "age_gender_B"
+
+
+IdArgument = Annotated[ModelId, typer.Argument(metavar="ID", help="age_gender_A or age_gender_B.")]
+P = ParamSpec("P")
+
+
+def _in_one_sentence(command: Callable[P, None]) -> Callable[P, None]:
+    """`command`, which ends the program with a sentence where it cannot go on."""
+
+    @wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (TrainingError, ModelsInvalid, ModelUnavailable, UnknownModel) as error:
+            err.print(f"agegender-train: {error}", markup=False)
+            raise typer.Exit(1) from error
+
+    return guarded
+
+
 @app.command()
+@_in_one_sentence
 def prepare(
-    utkface: Annotated[Path, typer.Option(help="UTKFace.tar.gz as published, or its folder.")],
+    utkface: UtkFaceOption,
     fairface: Annotated[Path | None, typer.Option(help="FairFace's archive or folder.")] = None,
     yunet: Annotated[
-        Path | None, typer.Option(envvar="AGEGENDER_YUNET_PATH", help="YuNet's model file, to crop FairFace with.")
+        Path | None, typer.Option(envvar=YUNET_VARIABLE, help="YuNet's model file, to crop FairFace with.")
     ] = None,
     cache: CacheOption = DEFAULT_CACHE,
 ) -> None:
     """Crop, label and split the data sets into one cache."""
+    from training import plots, report  # Matplotlib takes a while to import: --help shall not wait for it
+
     if fairface is not None and yunet is None:
         raise typer.BadParameter("FairFace's faces must be found first: add --yunet PATH")
     detector = None if yunet is None else YuNet(yunet)
@@ -48,44 +94,143 @@ def prepare(
     for name, summary in summaries.items():
         dropped = (summary.repaired, summary.malformed, summary.unreadable, summary.no_face)
         files.add_row(name, str(summary.used), *(str(len(names)) for names in dropped))
-    console.print(files)
+    out.print(files)
     for name, summary in summaries.items():
         for what in ("repaired", "malformed", "unreadable"):
             for file in getattr(summary, what):
-                console.print(f"{name}, {what}: {file}", highlight=False)
-    splits = Table("data set", "train", "validation", "test", title="Faces")
-    for name in summaries:
-        counts = (len(faces.indices(split, name)) for split in ("train", "validation", "test"))
-        splits.add_row(name, *map(str, counts))
-    console.print(splits)
+                out.print(f"{name}, {what}: {file}", highlight=False, markup=False)
+    _print(report.split_counts(faces))
+    picture = cache / "age_distribution.png"
+    plots.age_distribution(faces, picture)
+    out.print(f"Ages: {picture}", highlight=False, soft_wrap=True)
 
 
 @app.command()
+@_in_one_sentence
 def train(
     variant: Annotated[VariantName, typer.Argument(help="A: from scratch; B: MobileNetV2.")],
     init: Annotated[
-        str | None, typer.Option(help="B's first weights: 'imagenet' to download them, or a weights file.")
+        str | None,
+        typer.Option(help="B's first weights: 'imagenet' (its default) to download them, or a weights file."),
     ] = None,
     epochs: Annotated[
         str | None, typer.Option(help="Stages as SIDE:EPOCHS, comma-separated, such as 96:4,128:4.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    resume: Annotated[bool, typer.Option(help="Go on from the last whole epoch of an earlier run.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random; 0 by default.")] = None,
+    resume: Annotated[
+        bool, typer.Option(help="Go on from the last whole epoch of an earlier run, with its options.")
+    ] = False,
     cache: CacheOption = DEFAULT_CACHE,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
     """Train a variant; the best epoch by validation is kept."""
     from training import fit  # Keras takes seconds to import: other commands shall not wait for it
 
-    config = dataclasses.replace(fit.DEFAULTS[variant.value], seed=seed)
+    if init is not None and variant == VariantName.A:
+        raise typer.BadParameter("A begins with random weights: --init is for B")
+    run = runs / variant.value
+    config = fit.DEFAULTS[variant.value]
+    if resume and (run / fit.HISTORY_FILE).is_file():
+        config = fit.Config.of_record(fit.load_record(run)[0])
     if init is not None:
         config = dataclasses.replace(config, init=init)
     if epochs is not None:
-        stages = tuple((int(side), int(n)) for side, n in (stage.split(":") for stage in epochs.split(",")))
-        config = dataclasses.replace(config, stages=stages)
-    fit.train(config, data.load(cache), runs / variant.value, resume=resume, log=console.print)
+        config = dataclasses.replace(config, stages=_stages(epochs))
+    if seed is not None:
+        config = dataclasses.replace(config, seed=seed)
+    fit.train(config, data.load(cache), run, resume=resume, log=lambda line: out.print(line, highlight=False))
+
+
+def _stages(text: str) -> tuple[tuple[int, int], ...]:
+    try:
+        return tuple((int(side), int(n)) for side, n in (stage.split(":") for stage in text.split(",")))
+    except ValueError as error:
+        raise typer.BadParameter("--epochs wants SIDE:EPOCHS, comma-separated, such as 96:4,128:4") from error
+
+
+@app.command()
+@_in_one_sentence
+def calibrate(
+    model_id: IdArgument, cache: CacheOption = DEFAULT_CACHE, runs: RunsOption = DEFAULT_RUNS
+) -> None:
+    """Show what calibration a run needs, on the validation split. `export` does the same and builds it in."""
+    from training import export, report
+
+    _, calibrated = export.calibrated(_run(runs, model_id), data.load(cache))
+    _print(report.calibration(calibrated))
+
+
+@app.command(name="export")
+@_in_one_sentence
+def export_(
+    model_id: IdArgument,
+    cache: CacheOption = DEFAULT_CACHE,
+    runs: RunsOption = DEFAULT_RUNS,
+    models: ModelsOption = DEFAULT_MODELS,
+) -> None:
+    """Calibrate a run, convert it to ONNX, measure that on the test splits, and write all that is served of it."""
+    from training import export, report
+
+    for measured in export.export(model_id.value, _run(runs, model_id), data.load(cache), models):
+        _print(report.grids(measured)[0])
+    out.print(f"Written: {models / model_id.value}.onnx, .json, .md, .keras", highlight=False, soft_wrap=True)
+
+
+@app.command()
+@_in_one_sentence
+def evaluate(
+    model_id: IdArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    cache: CacheOption = DEFAULT_CACHE,
+    models: ModelsOption = DEFAULT_MODELS,
+) -> None:
+    """Measure an exported model, as it is served, on the test splits."""
+    from training import evaluate, report
+
+    catalogue = load_catalogue(models)
+    variant = catalogue[model_id.value].variant
+    measured = evaluate.measure(catalogue.session(variant.id), variant.age_interval, data.load(cache))
+    if as_json:
+        typer.echo(json.dumps({part.dataset: part.as_json() for part in measured}, indent=2))
+        return
+    for part in measured:
+        for grid in report.grids(part):
+            _print(grid)
+        for sentence in report.sentences(part):
+            out.print(sentence, highlight=False)
+
+
+@app.command()
+@_in_one_sentence
+def template(
+    utkface: UtkFaceOption,
+    yunet: Annotated[Path, typer.Option(envvar=YUNET_VARIABLE, help="YuNet's model file.")],
+) -> None:
+    """Measure where the detectors put a face on UTKFace's chips: the constants of `app/vision/align.py`."""
+    from training.template import measure_template
+
+    out.print(measure_template(utkface, YuNet(yunet), Haar()), highlight=False, soft_wrap=True)
+
+
+def _run(runs: Path, model_id: ModelId) -> Path:
+    return runs / model_id.value.removeprefix("age_gender_")
+
+
+def _print(grid: report.Grid) -> None:
+    table = Table(*grid.columns, title=grid.title, title_justify="left")
+    for column in table.columns[1:]:
+        column.justify, column.overflow = "right", "fold"
+    for row in grid.rows:
+        table.add_row(*row)
+    out.print(table)
 
 
 def main() -> None:
     """Entry point of `agegender-train`."""
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        err.print(
+            f"agegender-train: {error.name} is not installed: run `make env-train` first.", markup=False
+        )
+        raise SystemExit(1) from error

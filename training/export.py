@@ -1,84 +1,148 @@
-"""A trained network to what is served: `.keras` and `.onnx`, held together by a check on real crops."""
+"""A trained run to what is served: `ID.onnx` with metadata and card, held to the network by a check on real crops."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+import os
+import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import keras
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from app.inference.session import OnnxSession
+from app.inference.variants import AgeInterval, Variant
+from app.vision.align import CROP_SIZE
+from training import calibrate, evaluate, fit, report
 from training.architectures import with_probabilities
-from training.calibrate import Calibration
+from training.calibrate import COVERAGE, Calibration
+from training.data import UTKFACE, Faces
+from training.errors import TrainingError
+from training.splits import VALIDATION
 
 MAX_DIFFERENCE = 1e-3
 """Largest difference between Keras' and ONNX Runtime's probabilities on real crops."""
 
-# Smaller tensors stay as they are: 16 bits would save next to nothing.
-_HALF_FROM = 256
+_COMPARED = 256
+"""How many real crops are compared."""
+
+_WORDS = {
+    "A": {
+        "title": "A: residual network from scratch",
+        "architecture": "Residual CNN with squeeze-and-excitation, two heads",
+        "description": "A small network of this project's own, trained from random weights.",
+    },
+    "B": {
+        "title": "B: MobileNetV2",
+        "architecture": "MobileNetV2 1.0, two heads",
+        "description": "MobileNetV2, all of it fine-tuned from its ImageNet weights.",
+    },
+}
 
 
-class ExportRefused(Exception):
-    """The exported file does not do what the network does."""
+def calibrated(run: Path, faces: Faces) -> tuple[keras.Model, evaluate.Calibrated]:
+    """The best network of `run`, and its calibration on UTKFace's validation split. Raises TrainingError."""
+    record, _ = fit.load_record(run)
+    if record["data_sha256"] != faces.digest():
+        # Other splits could put faces that it was trained on among those that it is measured on.
+        raise TrainingError(
+            f"{run} was trained on other faces than are prepared: prepare those, or train anew."
+        )
+    network = fit.load_best(run)
+    rows = faces.indices(VALIDATION, UTKFACE)
+    logits = fit.predict_logits(network, faces.crops[rows])
+    age, gender = fit.softmax(logits["age"]), logits["gender"].astype(np.float64)
+    calibration = calibrate.fit(age, gender, faces.age_low[rows], faces.male[rows])
+
+    def read(calibration: Calibration) -> evaluate.Outcome:
+        male = 1 / (1 + np.exp(-gender / calibration.gender_temperature))
+        return evaluate.read(age, male, _interval(calibration), faces, rows)
+
+    return network, evaluate.Calibrated(calibration, read(Calibration()), read(calibration))
 
 
-def export(
-    network: keras.Model, calibration: Calibration, folder: Path, model_id: str, crops: NDArray[np.uint8]
-) -> tuple[float, str]:
-    """Write `ID.keras` and `ID.onnx` into `folder`.
+def export(model_id: str, run: Path, faces: Faces, models: Path) -> list[evaluate.Measured]:
+    """Calibrate, convert and measure the best network of `run`, and write all of `models/ID*`.
 
-    Returns the largest difference between their probabilities on `crops` (n, 128, 128, 3) and the SHA-256 of the
-    ONNX file. Raises ExportRefused, and leaves no ONNX file, where the difference exceeds `MAX_DIFFERENCE`.
+    Raises TrainingError, and then leaves what there was.
     """
-    # Weights are kept in 16 bits, so both files get what 16 bits can say.
-    network.set_weights([weight.astype(np.float16).astype(np.float32) for weight in network.get_weights()])
-    model = with_probabilities(network, calibration.gender_temperature)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save(folder / f"{model_id}.keras")
-    expected = model.predict(crops, batch_size=64, verbose=0)  # also what Keras wants to have seen before an export
-
-    partial = folder / f"partial.{model_id}.onnx.tmp"
+    record, history = fit.load_record(run)
+    if model_id != f"age_gender_{record['variant']}":
+        raise TrainingError(f"{run} holds a run of variant {record['variant']}, which is not {model_id}.")
+    network, calibration = calibrated(run, faces)
+    aside = models / f".{model_id}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
     try:
-        model.export(partial, format="onnx", verbose=False)
-        proto = onnx.load(partial)
-        _name_dimensions(proto)
-        _halve_weights(proto)
-        onnx.checker.check_model(proto)
-        onnx.save(proto, partial)
-        age, gender = OnnxSession(partial).run(crops)
-        difference = max(float(np.abs(age - expected["age"]).max()), float(np.abs(gender - expected["gender"]).max()))
-        if not difference <= MAX_DIFFERENCE:
-            raise ExportRefused(
-                f"ONNX Runtime and Keras differ by {difference:.2g} on real crops, more than {MAX_DIFFERENCE:g}: "
-                "nothing was exported"
-            )
-        partial.replace(folder / f"{model_id}.onnx")
+        model = with_probabilities(network, calibration.chosen.gender_temperature)
+        model.save(aside / f"{model_id}.keras")
+        onnx_file = aside / f"{model_id}.onnx"
+        rows = faces.indices(VALIDATION)
+        some = rows[:: math.ceil(len(rows) / _COMPARED)]
+        difference = convert(model, onnx_file, faces.crops[some])
+
+        interval = _interval(calibration.chosen)
+        measured = evaluate.measure(OnnxSession(onnx_file), interval, faces)
+        variant = Variant.model_validate(
+            {
+                **_WORDS[record["variant"]],
+                "id": model_id,
+                "input_size": CROP_SIZE,
+                "parameters": network.count_params(),
+                "sha256": hashlib.sha256(onnx_file.read_bytes()).hexdigest(),
+                "trained_on": report.trained_on(faces),
+                "licence": "For non-commercial research only, as UTKFace is",
+                "created": datetime.now(UTC).replace(microsecond=0),
+                "metrics": report.metrics(measured),
+                "age_interval": interval,
+            }
+        )
+        card = report.Card(variant, record, history, calibration, measured, faces, len(some), difference)
+        card.write(aside)
+        (aside / f"{model_id}.json").write_text(variant.model_dump_json(indent=2) + "\n")
+
+        publish(model_id, aside, models)
     finally:
-        partial.unlink(missing_ok=True)
-    return difference, hashlib.sha256((folder / f"{model_id}.onnx").read_bytes()).hexdigest()
+        shutil.rmtree(aside, ignore_errors=True)
+    return measured
 
 
-def _name_dimensions(proto: onnx.ModelProto) -> None:
-    """The batch is called n, instead of an arbitrary name."""
-    for tensor in (*proto.graph.input, *proto.graph.output):
-        tensor.type.tensor_type.shape.dim[0].dim_param = "n"
-    del proto.graph.value_info[:]
+def publish(model_id: str, aside: Path, models: Path) -> None:
+    """Move all of a model from the folder `aside` to `models`.
+
+    `ID.json` comes last, and an older one goes before anything that it describes is replaced: whenever this is
+    killed, there is none that describes another file.
+    """
+    (models / f"{model_id}.json").unlink(missing_ok=True)
+    shutil.rmtree(models / model_id, ignore_errors=True)
+    for suffix in ("", ".md", ".keras", ".onnx", ".json"):
+        os.replace(aside / f"{model_id}{suffix}", models / f"{model_id}{suffix}")
 
 
-def _halve_weights(proto: onnx.ModelProto) -> None:
-    """Store large weights as 16-bit floats; the casts back are folded away when a session is made."""
-    casts = []
-    for tensor in list(proto.graph.initializer):
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < _HALF_FROM:
-            continue
-        half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{tensor.name}_half")
-        proto.graph.initializer.remove(tensor)
-        proto.graph.initializer.append(half)
-        casts.append(helper.make_node("Cast", [half.name], [tensor.name], f"{tensor.name}_cast", to=TensorProto.FLOAT))
-    nodes = list(proto.graph.node)
-    del proto.graph.node[:]
-    proto.graph.node.extend(casts + nodes)
+def convert(model: keras.Model, path: Path, crops: NDArray[np.uint8]) -> float:
+    """Write `model` (see `with_probabilities`) to the ONNX file `path`.
+
+    Returns the largest difference between their probabilities on `crops` (n, 128, 128, 3). Raises TrainingError
+    where it exceeds `MAX_DIFFERENCE`.
+    """
+    expected = model.predict(crops, batch_size=64, verbose=0)  # Keras exports only what has been called
+    model.export(path, format="onnx", verbose=False)
+    age, gender = OnnxSession(path).run(crops)
+    difference = max(
+        float(np.abs(age - expected["age"]).max()), float(np.abs(gender - expected["gender"]).max())
+    )
+    if not difference <= MAX_DIFFERENCE:
+        raise TrainingError(
+            f"ONNX Runtime and Keras differ by {difference:.2g} on real crops, more than {MAX_DIFFERENCE:g}: "
+            "nothing was exported."
+        )
+    return difference
+
+
+def _interval(calibration: Calibration) -> AgeInterval:
+    return AgeInterval(
+        coverage=COVERAGE, low_quantile=calibration.low_quantile, high_quantile=calibration.high_quantile
+    )
