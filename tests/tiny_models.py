@@ -29,7 +29,8 @@ def tiny_onnx(
 ) -> bytes:
     """A model to which a crop of mean brightness b (0..255) is of age about b * 100 / 255, and male if b > 127.5.
 
-    `channels` weigh red, green and blue in b. The logit of age k is -(k - a)**2 / 8, up to a constant, with a = b * 100 / 255: a bell of 2 years about a.
+    `channels` weigh red, green and blue in b. The logit of age k is -(k - a)**2 / 8, up to a constant, with
+    a = b * 100 / 255: a bell of 2 years about a.
     """
     scale = 100 / 255
     # -(k - a)**2 / 8 = k * a / 4 - k**2 / 8 + something that is the same for all k
