@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -112,3 +114,16 @@ def test_a_keras_file_that_breaks_the_contract_is_refused(tmp_path: Path) -> Non
     path.write_bytes(b"junk")
     with pytest.raises(SessionInvalid, match="not a model that Keras can load"):
         KerasSession(path)
+
+
+def test_running_a_model_leaves_nothing_in_the_users_folders(tmp_path: Path) -> None:
+    home, model = tmp_path / "home", tmp_path / "model.onnx"
+    home.mkdir()
+    model.write_bytes(tiny_onnx())
+    subprocess.run(
+        [sys.executable, "-c", f"from app.inference.session import OnnxSession; OnnxSession({str(model)!r})"],
+        env={"HOME": str(home), "XDG_CACHE_HOME": str(home), "XDG_DATA_HOME": str(home)},
+        cwd=tmp_path,
+        check=True,
+    )
+    assert list(home.rglob("*")) == []
