@@ -34,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Site]:  # noqa: ARG001 (nothing is written elsewhere)
+def site(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Site]:
     site = Site()
 
     class Handler(BaseHTTPRequestHandler):

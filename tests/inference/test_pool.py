@@ -99,9 +99,8 @@ def test_beyond_workers_and_queue_admission_is_refused_at_once_and_what_was_admi
 
 def test_a_place_is_taken_from_admission_on_before_there_is_any_work() -> None:
     with running(workers=1, queue_size=1) as pool:
-        with pool.admit(), pool.admit():
-            with pytest.raises(Overloaded):
-                pool.admit()
+        with pool.admit(), pool.admit(), pytest.raises(Overloaded):
+            pool.admit()
         with pool.admit(), pool.admit():
             pass
 
