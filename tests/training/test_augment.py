@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
+
+from training.augment import Augment
+
+GREY = 128
+
+
+def augmented(crops: np.ndarray, size: int = 128, seed: int = 0) -> np.ndarray:
+    return np.asarray(Augment(size, seed)(crops))
+
+
+def dotted(x: int, count: int = 48) -> np.ndarray:
+    """Grey crops with a white dot of 17 pixels at (x, 64)."""
+    crops = np.full((count, 128, 128, 3), GREY, np.uint8)
+    crops[:, 56:73, x - 8 : x + 9] = 255
+    return crops
+
+
+def dots(images: np.ndarray) -> np.ndarray:
+    """(n, 2) x, y of the dots in those images that still have one."""
+    found = []
+    for image in images.mean(axis=-1):
+        dot = image > np.median(image) * 1.35
+        if 150 < dot.sum() < 500:
+            y, x = np.nonzero(dot)
+            found.append((x.mean(), y.mean()))
+    return np.array(found)
+
+
+def test_it_keeps_range_and_number_and_gives_the_size_asked_for() -> None:
+    crops = np.random.default_rng(0).integers(0, 256, (8, 128, 128, 3), dtype=np.uint8)
+    for size in (128, 96):
+        images = augmented(crops, size)
+        assert images.shape == (8, size, size, 3)
+        assert images.dtype == np.float32
+        assert images.min() >= 0
+        assert images.max() <= 255
+
+
+def test_about_half_are_mirrored() -> None:
+    x = dots(augmented(dotted(x=30)))[:, 0]
+    # 34 from the centre: at most 39 with the scale, and 9 of shift.
+    left, right = (x > 10) & (x < 50), (x > 77) & (x < 117)
+    assert (left | right).all()
+    assert 0.25 < left.mean() < 0.75
+
+
+def test_a_face_is_shifted_turned_and_scaled_a_little_but_stays_where_it_is() -> None:
+    centre = dots(augmented(dotted(x=64), seed=1))
+    assert np.abs(centre - 64).max() < 12  # 7 % of 128, and the dot's own half pixel times scale
+    assert centre.std(axis=0).min() > 2
+    side = dots(augmented(dotted(x=24), seed=1))
+    distance = np.hypot(*(side - 64).T)
+    assert 40 * 0.85 - 13 < distance.min() < 34
+    assert 46 < distance.max() < 40 * 1.15 + 13
+
+
+def test_colours_change_by_the_crop() -> None:
+    crops = np.zeros((48, 128, 128, 3), np.uint8)
+    crops[:] = (180, 120, 90)
+    middles = augmented(crops)[:, 60:68, 60:68].mean(axis=(1, 2))
+    assert middles.mean(axis=1).std() > 5  # brightness
+    spread = middles.max(axis=1) - middles.min(axis=1)
+    assert spread.min() < 70 < 100 < spread.max()  # saturation: 90 between red and blue to begin with
+
+
+def test_some_lose_a_rectangle_and_most_do_not() -> None:
+    white = augmented(np.full((96, 128, 128, 3), 255, np.uint8))[:, 24:104, 24:104]
+    # What is erased has a middling grey that no brightness makes of white (255 * 0.75 = 191).
+    erased = (np.abs(white - 127.5).max(axis=-1) < 0.01).mean(axis=(1, 2))
+    assert 0.1 < (erased > 0).mean() < 0.45
+    assert erased.max() < 0.4
+
+
+def test_the_seed_decides() -> None:
+    crops = dotted(x=30, count=4)
+    assert np.array_equal(augmented(crops, seed=7), augmented(crops, seed=7))
+    assert not np.array_equal(augmented(crops, seed=7), augmented(crops, seed=8))
