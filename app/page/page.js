@@ -111,6 +111,7 @@ function showModels() {
   const yunet = $("#detector option[value=yunet]");
   yunet.disabled = service.detector !== "yunet";
   if (yunet.disabled) yunet.textContent = "YuNet, not installed";
+  $("#options").hidden = false;
   describeChoice();
 }
 
@@ -518,7 +519,6 @@ function take(files, otherwise) {
 
 $("#options").onsubmit = (event) => event.preventDefault();
 $("#options").onchange = () => {
-  if (!service) return;
   describeChoice();
   showPhotographs();
   work();
