@@ -1,0 +1,142 @@
+# Two images; BuildKit builds them (every `docker build` since Docker 23; before, with DOCKER_BUILDKIT=1):
+#
+#   docker build -t agegender .                        the service; stage `serve`, the last one
+#   docker build -t agegender-train --target train .   the training job, with TensorFlow
+#
+# A private package index: --secret id=pip.conf,src=FILE, and its certificates, which that file then names as
+# /run/secrets/ca: --secret id=ca,src=FILE. Neither gets into a layer.
+# A list of all that is inside (SBOM): docker buildx build --sbom=true, or any scanner, since every package keeps its
+# metadata in /opt/agegender.
+# No `# syntax=` line: the plain Dockerfile language does, and it would need one more image from the registry.
+
+# Debian 12 with Python 3.11, for which requirements/ were resolved. After the tag, which can move, comes the digest,
+# which cannot; `docker buildx imagetools inspect python:3.11-slim-bookworm` tells the newest one.
+ARG BASE_IMAGE=python:3.11.15-slim-bookworm@sha256:d29f48a31a8b408ed19272ca1e7b10ebae13b240a27e862d3d4217c528e2e0c3
+
+
+# What builds, and stays behind: pip lives apart from the environment that the images take over.
+FROM ${BASE_IMAGE} AS builder
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore
+RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/agegender
+
+
+# --no-compile here and below: byte code is made at the end, for the modules that are used. What goes again in the same
+# layer is never opened: a second copy of ONNX Runtime for C programs, NumPy's tests, all cascades but the one of faces.
+FROM builder AS serve-dependencies
+COPY requirements/serve.txt docker/init.txt /requirements/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    --mount=type=secret,id=ca \
+    /opt/pip/bin/pip --python /opt/agegender/bin/python install --no-compile \
+      --require-hashes -r /requirements/serve.txt -r /requirements/init.txt \
+ && find /opt/agegender/lib -depth \( -path '*/onnxruntime/capi/libonnxruntime.so*' -o -path '*/numpy/*tests*' \
+      -o -path '*/cv2/data/*.xml' -not -name haarcascade_frontalface_default.xml \) -delete
+
+
+FROM builder AS train-dependencies
+COPY requirements/train.txt docker/init.txt /requirements/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    --mount=type=secret,id=ca \
+    /opt/pip/bin/pip --python /opt/agegender/bin/python install --no-compile \
+      --require-hashes -r /requirements/train.txt -r /requirements/init.txt
+
+
+# The project alone, laid out to be put over either environment.
+FROM builder AS project
+COPY requirements/build.txt /requirements/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    --mount=type=secret,id=ca \
+    /opt/pip/bin/pip install --require-hashes -r /requirements/build.txt
+COPY pyproject.toml README.md LICENSE /source/
+COPY app /source/app
+COPY training /source/training
+RUN /opt/pip/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheel /source \
+ && /opt/pip/bin/pip --python /opt/agegender/bin/python install --no-compile --no-index --no-deps --prefix /project \
+      /wheel/*.whl
+
+
+# The face detector: downloaded and checked against its digest (YUNET=fetch), the file of --secret id=yunet,src=FILE
+# (YUNET=file), or none, and then Haar finds the faces (YUNET=none).
+FROM serve-dependencies AS yunet
+ARG YUNET=fetch
+WORKDIR /source
+COPY app/inference/detector_file.py app/inference/
+ENV XDG_CACHE_HOME=/cache
+RUN --mount=type=secret,id=yunet \
+    mkdir /cache; \
+    case "$YUNET" in \
+      fetch) source= ;; \
+      file) source="pathlib.Path('/run/secrets/yunet')" ;; \
+      none) exit 0 ;; \
+      *) echo "YUNET is fetch, file or none, not '$YUNET'." >&2; exit 2 ;; \
+    esac; \
+    /opt/agegender/bin/python -c "import pathlib; from app.inference.detector_file import fetch; fetch($source)" \
+    || { echo 'To build without that download: --build-arg YUNET=file --secret id=yunet,src=FILE, or YUNET=none.' >&2; \
+         exit 1; }
+
+
+# What runs. pip goes, from all the places where Python images keep it: nothing is ever installed here.
+FROM ${BASE_IMAGE} AS runtime
+RUN find / -xdev -depth \( -path '*-packages/pip*' -o -path '*-packages/setuptools*' -o -path '*-packages/wheel*' \
+      -o -path '*/python3*/ensurepip*' -o -path '*/share/python-wheels*' -o -path '*/bin/pip*' \) -delete
+# The cache is where the service looks for YuNet.
+ENV PATH=/opt/agegender/bin:$PATH \
+    XDG_CACHE_HOME=/opt/agegender/cache \
+    PYTHONUNBUFFERED=1
+
+
+# Works in /work, where data/, runs/ and models/ are mounted.
+FROM runtime AS train
+COPY --from=train-dependencies /opt/agegender /opt/agegender
+COPY --from=yunet /cache /opt/agegender/cache
+COPY --from=project /project /opt/agegender
+# As for the service below; TensorFlow alone has thousands of modules.
+RUN HOME=/tmp/build python3 -c 'import training.cli, training.fit, training.export, training.report' && rm -rf /tmp/*
+# Keras and Matplotlib want to keep something in a home.
+ENV HOME=/tmp \
+    MPLCONFIGDIR=/tmp/matplotlib
+WORKDIR /work
+USER 10001:10001
+ENTRYPOINT ["dumb-init", "--", "agegender-train"]
+CMD ["--help"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG CREATED=unknown
+LABEL org.opencontainers.image.title="agegender-train" \
+      org.opencontainers.image.description="Makes the models of agegender from UTKFace and FairFace" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.created="$CREATED"
+
+
+FROM runtime AS serve
+COPY --from=serve-dependencies /opt/agegender /opt/agegender
+COPY --from=yunet /cache /opt/agegender/cache
+COPY --from=project /project /opt/agegender
+# On a read-only root no start could keep its byte code: this keeps it for all of them.
+RUN python3 -c 'import app.cli, app.server, uvicorn.loops.uvloop, uvicorn.protocols.websockets.auto'
+# A pattern, so that a tree without models builds too: the service then wants a folder mounted over /models.
+COPY model[s] /models/
+COPY docker/healthcheck.py /opt/agegender/
+ENV AGEGENDER_HOST=0.0.0.0 \
+    AGEGENDER_MODELS=/models
+EXPOSE 8000
+USER 10001:10001
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["python3", "-I", "/opt/agegender/healthcheck.py"]
+# The server handles SIGTERM itself; dumb-init is there for all else that PID 1 owes: orphans, and signals before Python
+# has its handlers.
+ENTRYPOINT ["dumb-init", "--", "agegender"]
+CMD ["serve"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG CREATED=unknown
+LABEL org.opencontainers.image.title="agegender" \
+      org.opencontainers.image.description="Age and gender of the faces in a photograph, over HTTP" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.created="$CREATED"
