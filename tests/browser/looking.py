@@ -1,0 +1,83 @@
+"""What a person does with the page, and sees of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+NAME_OF_LOOPBACK = "photographs.example"
+"""To the browser of these tests, 127.0.0.1: a name that, other than localhost, makes no secure address."""
+
+FOUND_BY = {"yunet": "found by YuNet", "haar": "found by Haar"}
+
+
+def choose(page: Page, *files: Path | tuple[str, bytes]) -> None:
+    """Hand files to the page as the file dialog does, and do not wait for anything."""
+    page.locator("#files").set_input_files(
+        [
+            file if isinstance(file, Path) else {"name": file[0], "mimeType": "", "buffer": file[1]}
+            for file in files
+        ]
+    )
+
+
+def status(page: Page) -> Locator:
+    return page.get_by_role("status").first
+
+
+def card(page: Page, name: str) -> Locator:
+    """All that is shown of the photograph of that name."""
+    return page.get_by_role("article", name=name, exact=True)
+
+
+def estimates(answer: dict[str, Any]) -> list[list[str]]:
+    """How the page puts the age, the gender and the interval of each face of a prediction."""
+    return [
+        [
+            f"{_rounded(face['age']['years'])} years",
+            f"{face['gender']['label']} {_rounded(100 * face['gender']['probability'])}%",
+            f"{_rounded(face['age']['low'])} to {_rounded(face['age']['high'])} "
+            f"in {_rounded(100 * face['age']['coverage'])}% of cases",
+        ]
+        for face in answer["faces"]
+    ]
+
+
+def _rounded(value: float) -> int:
+    return math.floor(value + 0.5)
+
+
+def shown_estimates(section: Locator) -> list[list[str]]:
+    return [face.locator("p").all_inner_texts() for face in section.get_by_role("listitem").all()]
+
+
+def shown_boxes(shown: Locator, width: int) -> list[dict[str, float]]:
+    """The boxes drawn over a photograph of so many pixels, in pixels of that photograph."""
+    photograph = shown.locator(".frame").bounding_box()
+    assert photograph is not None
+    scale = width / photograph["width"]
+    boxes = []
+    for drawn in shown.locator(".boxes > div").all():
+        box = drawn.bounding_box()
+        assert box is not None
+        boxes.append(
+            {
+                "x": (box["x"] - photograph["x"]) * scale,
+                "y": (box["y"] - photograph["y"]) * scale,
+                "width": box["width"] * scale,
+                "height": box["height"] * scale,
+            }
+        )
+    return boxes
+
+
+def screen_pixels(shown: Locator) -> np.ndarray:
+    """What the screen shows there, (height, width, 3) BGR."""
+    return cv2.imdecode(np.frombuffer(shown.screenshot(), np.uint8), cv2.IMREAD_COLOR)
