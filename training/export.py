@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import shutil
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def calibrated(run: Path, faces: Faces) -> tuple[keras.Model, evaluate.Calibrate
             f"{run} was trained on other faces than are prepared: prepare those, or train anew."
         )
     network = fit.load_best(run)
+    _round_kernels(network)
     rows = faces.indices(VALIDATION, UTKFACE)
     logits = fit.predict_logits(network, faces.crops[rows])
     age, gender = fit.softmax(logits["age"]), logits["gender"].astype(np.float64)
@@ -79,6 +81,7 @@ def export(model_id: str, run: Path, faces: Faces, models: Path) -> list[evaluat
     try:
         model = with_probabilities(network, calibration.chosen.gender_temperature)
         model.save(aside / f"{model_id}.keras")
+        _deflate(aside / f"{model_id}.keras")
         onnx_file = aside / f"{model_id}.onnx"
         rows = faces.indices(VALIDATION)
         some = rows[:: math.ceil(len(rows) / _COMPARED)]
@@ -140,6 +143,24 @@ def convert(model: keras.Model, path: Path, crops: NDArray[np.uint8]) -> float:
             "nothing was exported."
         )
     return difference
+
+
+def _round_kernels(network: keras.Model) -> None:
+    """Round what is multiplied to 16-bit floats, all that the file needs to hold; statistics keep their range."""
+    weights = network.get_weights()
+    network.set_weights([w.astype(np.float16).astype(np.float32) if w.ndim > 1 else w for w in weights])
+
+
+def _deflate(path: Path) -> None:
+    """Compress a `.keras` file, which Keras stores as it is: rounded weights are half zeros."""
+    packed = path.with_suffix(".packed")
+    with (
+        zipfile.ZipFile(path) as stored,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as out,
+    ):
+        for name in stored.namelist():
+            out.writestr(name, stored.read(name))
+    os.replace(packed, path)
 
 
 def _interval(calibration: Calibration) -> AgeInterval:
