@@ -1,0 +1,90 @@
+"""The images, built once, and the service as docker-compose.yml runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from engine import Compose, Container, build, composed, docker, wait_until
+from tiny_models import put_model, tiny_onnx
+
+# Only `make test-docker` sets it: these tests need an engine, minutes and gigabytes.
+collect_ignore_glob = [] if os.environ.get("AGEGENDER_TEST_DOCKER") else ["test_*"]
+
+SERVE, TRAIN = "agegender:test", "agegender-train:test"
+
+_figures: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def report() -> Callable[[str], None]:
+    """Has a line printed when all tests are done."""
+    return _figures.append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in _figures:
+        terminalreporter.write_line(line)
+
+
+def _built(tag: str, target: str, folder: Path, report: Callable[[str], None]) -> str:
+    before = docker("images", "--quiet", tag)
+    started = time.monotonic()
+    build(tag, target, folder)
+    seconds = time.monotonic() - started
+    if before and before != docker("images", "--quiet", tag):
+        docker("image", "rm", before, check=False)  # an image without a name would only fill the disk
+    described = json.loads(docker("image", "inspect", tag))[0]
+    report(f"{tag}: {described['Size'] / 1e6:.0f} MB, built in {seconds:.0f} s; its layers:")
+    layers = docker("history", "--no-trunc", "--format", "{{.Size}}\t{{.CreatedBy}}", tag).splitlines()
+    for layer in layers:
+        size, _, made_by = layer.partition("\t")
+        if size not in ("0B", "0"):
+            report(f"  {size:>8}  {made_by[:90]}")
+    return tag
+
+
+@pytest.fixture(scope="session")
+def serve_image(tmp_path_factory: pytest.TempPathFactory, report: Callable[[str], None]) -> str:
+    return _built(SERVE, "serve", tmp_path_factory.mktemp("serve"), report)
+
+
+@pytest.fixture(scope="session")
+def train_image(tmp_path_factory: pytest.TempPathFactory, report: Callable[[str], None]) -> str:
+    return _built(TRAIN, "train", tmp_path_factory.mktemp("train"), report)
+
+
+@pytest.fixture(scope="session")
+def mounted_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder that the container's user may read: B sees all colours, A red alone."""
+    folder = tmp_path_factory.mktemp("models")
+    folder.chmod(0o755)
+    put_model(folder, "age_gender_A", tiny_onnx(channels=(3, 0, 0)))
+    put_model(folder, "age_gender_B")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def service(serve_image: str, mounted_models: Path) -> Iterator[Container]:
+    """The service of docker-compose.yml, healthy, for tests that leave it as it is."""
+    with composed(AGEGENDER_IMAGE=serve_image, AGEGENDER_MODELS_FOLDER=str(mounted_models)) as compose:
+        container = compose.up()
+
+        def health() -> bool:
+            return container.inspect()["State"]["Health"]["Status"] == "healthy"
+
+        wait_until(health, "the container is healthy")
+        yield container
+
+
+@pytest.fixture
+def mortal(serve_image: str, mounted_models: Path) -> Iterator[tuple[Compose, Container]]:
+    """The same once more, ready, for a test that ends it."""
+    with composed(AGEGENDER_IMAGE=serve_image, AGEGENDER_MODELS_FOLDER=str(mounted_models)) as compose:
+        container = compose.up()
+        container.wait_until_ready()
+        yield compose, container

@@ -1,0 +1,223 @@
+"""The serving image, run as docker-compose.yml runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine import Compose, Container, composed, docker, running, wait_until
+from helpers import ASTRONAUT, GRACE_HOPPER, ROOT, YUNET, jpeg, serving, without_timings
+
+MAX_SIZE = 450e6
+MAX_START = 3.0
+SHIPPED = sorted((ROOT / "models").glob("*.onnx"))
+
+
+def test_the_image_is_small(serve_image: str) -> None:
+    assert json.loads(docker("image", "inspect", serve_image))[0]["Size"] <= MAX_SIZE
+
+
+def test_the_image_says_what_it_is(serve_image: str) -> None:
+    labels = json.loads(docker("image", "inspect", serve_image))[0]["Config"]["Labels"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert labels["org.opencontainers.image.title"] == project["name"]
+    assert labels["org.opencontainers.image.version"] == project["version"]
+    assert labels["org.opencontainers.image.licenses"] == project["license"]
+
+
+def test_what_the_build_was_told_in_secret_is_not_inside(service: Container) -> None:
+    for place in ("/etc/pip.conf", "/run/secrets"):
+        assert "No such file" in service.execute("ls", place, check=False)
+
+
+def test_only_what_serving_needs_is_inside(service: Container) -> None:
+    for module in ("pip", "ensurepip", "setuptools", "tensorflow", "keras", "pytest"):
+        assert f"No module named '{module}'" in service.execute(
+            "python3", "-c", f"import {module}", check=False
+        )
+    for program in ("pip", "pip3", "cc", "gcc", "c++", "ld", "curl", "git"):
+        assert service.execute("sh", "-c", f"command -v {program} || echo none") == "none"
+    assert service.execute("find", "/opt/agegender/cache", "-type", "f").splitlines() == (
+        [f"/opt/agegender/cache/agegender/{YUNET.name}"] if YUNET.exists() else []
+    )
+
+
+@pytest.mark.parametrize("photograph", [ASTRONAUT, GRACE_HOPPER], ids=lambda path: path.stem)
+def test_it_answers_as_the_service_does_outside(
+    service: Container, mounted_models: Path, tmp_path: Path, photograph: Path
+) -> None:
+    yunet = [f"--yunet-path={YUNET}"] if YUNET.exists() else []
+    image = photograph.read_bytes()
+    with serving(mounted_models, tmp_path, "--workers=1", *yunet) as outside:
+        for query in ({}, {"model": "age_gender_A"}, {"detector": "haar"}):
+            answer, expected = service.predict(image, **query), outside.predict(image, **query)
+            assert (answer.status_code, expected.status_code) == (200, 200)
+            assert len(expected.json()["faces"]) == 1
+            assert without_timings(answer.json()) == without_timings(expected.json())
+
+
+@pytest.mark.skipif(not SHIPPED, reason="no models in models/ yet")
+def test_the_models_of_the_repository_are_inside(serve_image: str, tmp_path: Path) -> None:
+    yunet = [f"--yunet-path={YUNET}"] if YUNET.exists() else []
+    image = ASTRONAUT.read_bytes()
+    with (
+        running(serve_image) as container,
+        serving(ROOT / "models", tmp_path, "--workers=1", *yunet) as outside,
+    ):
+        for model in SHIPPED:
+            query = {"model": model.stem}
+            answer, expected = container.predict(image, **query), outside.predict(image, **query)
+            assert without_timings(answer.json()) == without_timings(expected.json())
+            assert len(answer.json()["faces"]) == 1
+
+
+def test_pages_and_figures_came_along(service: Container) -> None:
+    for path in ("/", "/docs", "/openapi.json", "/models", "/metrics"):
+        assert service.client.get(path).status_code == 200, path
+
+
+def test_an_upload_too_large_for_memory_finds_room(service: Container) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+    image = jpeg(noise, quality=95)
+    assert 2 * 2**20 < len(image) < 10 * 2**20
+    answer = service.client.post("/predict", files={"image": ("noise.jpg", image)})
+    assert answer.status_code == 200
+    assert answer.json()["image"] == {"width": 1500, "height": 1500}
+
+
+def test_nothing_of_the_image_can_be_written(service: Container) -> None:
+    for place in ("/", "/opt/agegender", "/models", "/etc", "/opt/agegender/cache"):
+        assert "Read-only file system" in service.execute("touch", f"{place}/new", check=False)
+    assert service.execute("sh", "-c", "touch /tmp/new && rm /tmp/new") == ""
+
+
+def test_it_runs_as_nobody_with_no_power(service: Container) -> None:
+    for process in (1, int(service.execute("sh", "-c", "cat /proc/1/task/1/children").split()[0])):
+        status = dict(re.findall(r"^(\w+):\t(.+)$", service.execute("cat", f"/proc/{process}/status"), re.M))
+        assert set(status["Uid"].split()) == {"10001"}
+        assert set(status["Gid"].split()) == {"10001"}
+        assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+        assert status["NoNewPrivs"] == "1"
+        assert status["Seccomp"] == "2"
+
+
+def test_its_memory_and_processors_are_limited(service: Container) -> None:
+    limits = service.inspect()["HostConfig"]
+    assert (limits["Memory"], limits["NanoCpus"], limits["PidsLimit"]) == (2**30, 2 * 10**9, 128)
+
+
+def test_it_listens_on_one_port_and_one_is_published(service: Container) -> None:
+    listening = {
+        int(line.split()[1].split(":")[1], 16)
+        for line in service.execute("sh", "-c", "cat /proc/net/tcp*").splitlines()
+        # State 0A is LISTEN; 127.0.0.11 is the name server that Docker puts into the container's network.
+        if line.split()[3] == "0A" and not line.split()[1].startswith("0B00007F")
+    }
+    assert listening == {8000}
+    published = service.inspect()["NetworkSettings"]["Ports"]
+    assert [(port, [host["HostIp"] for host in hosts]) for port, hosts in published.items()] == [
+        ("8000/tcp", ["127.0.0.1"])
+    ]
+
+
+def test_its_log_is_json_and_nothing_else(service: Container) -> None:
+    lines = service.log()
+    assert lines
+    for line in lines:
+        assert json.loads(line)["level"] in ("info", "warning")
+
+
+def test_health_turns_with_the_service(service: Container) -> None:
+    check = ["python3", "-I", "/opt/agegender/healthcheck.py"]
+    assert service.inspect()["Config"]["Healthcheck"]["Test"] == ["CMD", *check]
+    assert service.execute(*check) == ""
+    # Where nothing listens it is not ready.
+    assert "not ready" in service.execute("env", "AGEGENDER_PORT=8001", *check, check=False)
+
+
+def test_it_is_ready_soon(serve_image: str, mounted_models: Path, report: Callable[[str], None]) -> None:
+    seconds, cpu_seconds = [], []
+    for _ in range(3):
+        with composed(AGEGENDER_IMAGE=serve_image, AGEGENDER_MODELS_FOLDER=str(mounted_models)) as compose:
+            compose("up", "--no-start", "agegender")
+            container_id = compose("ps", "--quiet", "agegender")
+            started = time.monotonic()
+            docker("start", container_id)
+            container = Container(container_id, f"http://127.0.0.1:{compose.port}")
+            wait_until(container.is_ready, "the service is ready")
+            seconds.append(time.monotonic() - started)
+            cpu_seconds.append(container.cpu_seconds())
+    report(f"ready after {min(seconds):.1f} s, of them {min(cpu_seconds):.1f} s of processor time")
+    assert min(cpu_seconds) <= MAX_START
+    # Where others keep the processors busy, the clock on the wall tells about them.
+    if os.getloadavg()[0] < 2 * (os.cpu_count() or 1):
+        assert min(seconds) <= MAX_START
+
+
+def test_sigterm_under_load_loses_nothing(
+    mortal: tuple[Compose, Container], serve_image: str, report: Callable[[str], None]
+) -> None:
+    _, container = mortal
+    beside = ("docker", "run", "--rm", "--interactive", f"--network=container:{container.id}")
+    with_photographs = (
+        "--volume",
+        f"{ASTRONAUT.parent}:/examples:ro",
+        "--entrypoint",
+        "python3",
+        serve_image,
+    )
+    load = subprocess.Popen(
+        [*beside, *with_photographs, "-", f"/examples/{ASTRONAUT.name}"],
+        stdin=Path(__file__).with_name("load.py").open(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert load.stdout is not None
+    assert load.stdout.readline() == "loaded\n"
+    started = time.monotonic()
+    docker("kill", "--signal", "TERM", container.id)
+    exit_code = docker("wait", container.id)
+    seconds = time.monotonic() - started
+    outcomes = json.loads(load.communicate()[0])
+    report(f"stopped {seconds:.1f} s after SIGTERM under load, exit code {exit_code}; requests: {outcomes}")
+    assert exit_code == "0"
+    assert seconds < 20
+    assert outcomes["200"] >= 20
+    # 503: those that came while the accepted ones were being finished.
+    assert set(outcomes) <= {"200", "503"}
+
+
+def test_it_comes_back_when_it_dies(mortal: tuple[Compose, Container]) -> None:
+    compose, container = mortal
+    # The server is killed outright, and with it goes the container.
+    container.execute("sh", "-c", "kill -KILL -1", check=False)
+    wait_until(lambda: container.inspect()["RestartCount"] == 1, "Docker restarts the container")
+    container.wait_until_ready()
+    assert container.predict(ASTRONAUT.read_bytes()).status_code == 200
+    # `docker kill` is an operator's wish, so Docker leaves it at that; `up` brings it back.
+    docker("kill", container.id)
+    assert container.inspect()["State"]["ExitCode"] == 137
+    again = compose.up()
+    again.wait_until_ready()
+    assert again.predict(ASTRONAUT.read_bytes()).status_code == 200
+
+
+def test_a_mistake_ends_it_with_one_sentence(serve_image: str, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    done = subprocess.run(
+        ["docker", "run", "--rm", "--volume", f"{tmp_path}:/models:ro", serve_image],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "/models" in done.stderr
+    assert "Traceback" not in done.stderr
