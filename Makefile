@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test env-train lint format lock clean
+.PHONY: serve test test-docker env-train lint format lock clean
 
 serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 	-$(BIN)/agegender fetch-detector
@@ -13,6 +13,13 @@ serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 
 test: $(VENV)/.dev ## Run the tests; those of the training job too where `make env-train` was run
 	$(BIN)/python -m pytest
+
+test-docker: $(VENV)/.dev ## Build the images and test them, where a Docker engine answers
+	@if docker info > /dev/null 2>&1; then \
+	  AGEGENDER_TEST_DOCKER=1 $(BIN)/python -m pytest tests/docker; \
+	else \
+	  echo 'No Docker engine answers here (docker info): the tests of the images were skipped.'; \
+	fi
 
 env-train: $(VENV)/.train ## Install what training needs, TensorFlow above all
 
