@@ -36,7 +36,7 @@ needs_yunet = pytest.mark.skipif(not YUNET.exists(), reason="needs YuNet's file 
 DETECTORS = ["haar", pytest.param("yunet", marks=needs_yunet)]
 
 ASTRONAUT = ROOT / "examples/astronaut.jpg"
-GRACE_HOPPER = ROOT / "examples/grace_hopper.jpg"
+GRACE_HOPPER = ROOT / "tests/photographs/grace_hopper.jpg"
 # Box of the face in each, a little wider than detectors draw it: left, top, right, bottom.
 ASTRONAUT_FACE = (150, 40, 300, 200)
 GRACE_HOPPER_FACE = (120, 80, 400, 360)

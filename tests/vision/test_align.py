@@ -95,7 +95,7 @@ def test_a_box_alone_puts_the_face_in_the_same_place(scale: float, x: float, y: 
 @given(st.floats(0.7, 2.5), st.floats(-180, 180))
 @settings(max_examples=15, deadline=None)
 def test_a_photograph_turned_and_resized_gives_the_same_crop(scale: float, degrees: float) -> None:
-    image = decode((ROOT / "examples" / "grace_hopper.jpg").read_bytes())
+    image = decode((ROOT / "tests/photographs/grace_hopper.jpg").read_bytes())
     landmarks = np.array([(221, 190), (306, 187), (269, 242), (232, 281), (308, 279)], np.float32)
     reference = crop_face(image, Face(SOMEWHERE, landmarks=landmarks))
 
@@ -182,7 +182,7 @@ def test_landmarks_of_no_face_leave_a_crop_all_the_same(landmarks: np.ndarray) -
 
 
 def test_landmarks_of_no_face_fall_back_to_the_box() -> None:
-    image = decode((ROOT / "examples" / "astronaut.jpg").read_bytes())
+    image = decode((ROOT / "examples/astronaut.jpg").read_bytes())
     box = Box(177, 67, 93, 93)
     broken = np.full((5, 2), 200, np.float32)
     assert np.array_equal(crop_face(image, Face(box, landmarks=broken)), crop_face(image, Face(box)))

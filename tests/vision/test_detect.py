@@ -13,7 +13,10 @@ from app.vision.detect import LANDMARK_NAMES, Box, Detector, Haar, YuNet, landma
 
 ROOT = Path(__file__).parents[2]
 YUNET = ROOT.parent / "shared/weights/face_detection_yunet_2023mar.onnx"
-PHOTOGRAPHS = ["astronaut.jpg", "grace_hopper.jpg"]
+PHOTOGRAPHS = {
+    "astronaut.jpg": ROOT / "examples/astronaut.jpg",
+    "grace_hopper.jpg": ROOT / "tests/photographs/grace_hopper.jpg",
+}
 
 # Pixels of eyes, nose and mouth corners, marked by hand, in the order of LANDMARK_NAMES.
 SEEN = {
@@ -41,7 +44,7 @@ def detector(request: pytest.FixtureRequest) -> Detector:
 
 
 def photograph(name: str) -> np.ndarray:
-    return decode((ROOT / "examples" / name).read_bytes())
+    return decode(PHOTOGRAPHS[name].read_bytes())
 
 
 def centre(box: Box) -> np.ndarray:
