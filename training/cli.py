@@ -130,7 +130,7 @@ def train(
         raise typer.BadParameter("A begins with random weights: --init is for B")
     run = runs / variant.value
     config = fit.DEFAULTS[variant.value]
-    if resume and (run / fit.HISTORY_FILE).is_file():
+    if resume and fit.has_run(run):
         config = fit.Config.of_record(fit.load_record(run)[0])
     if init is not None:
         config = dataclasses.replace(config, init=init)

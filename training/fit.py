@@ -174,6 +174,13 @@ def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callabl
     if not len(faces.indices(VALIDATION, UTKFACE)):
         raise TrainingError("No face of UTKFace is in the validation split: prepare more.")
     steps = len(Batches(faces, config, 0)) * config.epochs
+    history: list[Entry] = []
+    if resume and has_run(run):
+        record, history = load_record(run)
+        if Config.of_record(record) != config or record["data_sha256"] != faces.digest():
+            raise TrainingError(
+                f"{run} was begun with other options or on other data: --resume needs the same."
+            )
     keras.utils.set_random_seed(config.seed)
     network = build(config.variant, config.dropout, config.init)
     augment = Augment(seed=config.seed)
@@ -190,13 +197,7 @@ def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callabl
     trainee(np.zeros((1, *faces.crops.shape[1:]), np.uint8))
     optimizer.build(trainee.trainable_variables)
 
-    history: list[Entry] = []
-    if resume and (run / HISTORY_FILE).is_file():
-        record, history = load_record(run)
-        if Config.of_record(record) != config or record["data_sha256"] != faces.digest():
-            raise TrainingError(
-                f"{run} was begun with other options or on other data: --resume needs the same."
-            )
+    if history:
         trainee.compile(optimizer=optimizer)
         trainee.load_weights(_after_epoch(run, len(history)))
         if best_epoch(history) == len(history):  # a kill may have come before they were kept
@@ -239,16 +240,25 @@ def best_epoch(history: list[Entry]) -> int:
 
 
 def load_record(run: Path) -> tuple[dict[str, Any], list[Entry]]:
-    """What a run recorded of itself, and its history; raises TrainingError where no epoch was finished."""
-    try:
-        return json.loads((run / CONFIG_FILE).read_text()), json.loads((run / HISTORY_FILE).read_text())
-    except FileNotFoundError as error:
-        raise TrainingError(f"{run} holds no finished epoch: run `agegender-train train` first.") from error
+    """What a run recorded of itself, and its history; raises TrainingError where there is no run."""
+    if not has_run(run):
+        raise TrainingError(f"{run} holds no run: run `agegender-train train` first.")
+    history = run / HISTORY_FILE
+    return json.loads((run / CONFIG_FILE).read_text()), (
+        json.loads(history.read_text()) if history.is_file() else []
+    )
+
+
+def has_run(run: Path) -> bool:
+    """Whether a run was begun there."""
+    return (run / CONFIG_FILE).is_file()
 
 
 def load_best(run: Path) -> keras.Model:
-    """The network of a run, with the weights of its best epoch."""
+    """The network of a run, with the weights of its best epoch. Raises TrainingError where there is none."""
     config = Config.of_record(load_record(run)[0])
+    if not (run / BEST_FILE).is_file():
+        raise TrainingError(f"{run} holds no finished epoch: run `agegender-train train` with --resume.")
     network = build(config.variant, config.dropout)
     network.load_weights(run / BEST_FILE)
     return network
