@@ -218,6 +218,6 @@ def test_a_mistake_ends_it_with_one_sentence(serve_image: str, tmp_path: Path) -
         text=True,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode != 0
     assert "/models" in done.stderr
     assert "Traceback" not in done.stderr
