@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.inference.ages import expectation
-from app.vision.align import CROP_SIZE
 from training.architectures import Variant, build
 from training.augment import Augment
 from training.data import FAIRFACE, UTKFACE, Faces
@@ -125,15 +124,11 @@ class Trainee(keras.Model):
         return self.network(self.augment(crops) if training else crops, training=training)
 
 
-def predict_logits(
-    network: keras.Model, crops: NDArray[np.uint8], size: int = CROP_SIZE, batch: int = 256
-) -> dict[str, Any]:
-    """Age logits (n, 101) and gender logits (n,) of crops (n, 128, 128, 3), seen at `size`, batch by batch."""
+def predict_logits(network: keras.Model, crops: NDArray[np.uint8], batch: int = 256) -> dict[str, Any]:
+    """Age logits (n, 101) and gender logits (n,) of crops (n, 128, 128, 3), batch by batch."""
     parts = []
     for start in range(0, len(crops), batch):
         images = keras.ops.cast(crops[start : start + batch], "float32")
-        if size != CROP_SIZE:
-            images = keras.ops.image.resize(images, (size, size), interpolation="bilinear")
         parts.append(network.predict_on_batch(images))
     age = np.concatenate([part["age"] for part in parts])
     return {"age": age, "gender": np.concatenate([part["gender"] for part in parts])[:, 0]}
@@ -145,14 +140,17 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
-def validate(network: keras.Model, faces: Faces, size: int = CROP_SIZE) -> Entry:
-    """Age MAE and gender accuracy on each data set's validation split; `score` is what the best epoch minimises."""
+def validate(network: keras.Model, faces: Faces) -> Entry:
+    """Age MAE and gender accuracy on each data set's validation split; `score` is what the best epoch minimises.
+
+    Always on crops of the size that is served, so that epochs of different image sizes can be compared.
+    """
     result: Entry = {}
     for dataset in (UTKFACE, FAIRFACE):
         rows = faces.indices(VALIDATION, dataset)
         if not len(rows):
             continue
-        logits = predict_logits(network, faces.crops[rows], size)
+        logits = predict_logits(network, faces.crops[rows])
         age = expectation(softmax(logits["age"]))
         # A bin is missed by as many years as the estimate lies outside it.
         misses = np.maximum(faces.age_low[rows] - age, age - faces.age_high[rows]).clip(min=0)
@@ -222,7 +220,7 @@ def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callabl
         )
         fitted = trainee.fit(Batches(faces, config, epoch), epochs=1, verbose="auto", shuffle=False)
         entry = {"epoch": epoch + 1, "size": augment.size, "loss": float(fitted.history["loss"][0])}
-        entry |= validate(network, faces, augment.size) | {"seconds": time.monotonic() - started}
+        entry |= validate(network, faces) | {"seconds": time.monotonic() - started}
         history.append(entry)
         # The history says which weights belong to it, so a kill between two files costs at most an epoch.
         write_aside(_after_epoch(run, len(history)), trainee.save_weights)

@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_to_the_epochs_and_with_the_options_it_began_with(t
 
 
 def scores_of_kept_weights(shop: Workshop) -> float:
-    return fit.validate(fit.load_best(shop.run), data.load(shop.cache), size=32)["score"]
+    return fit.validate(fit.load_best(shop.run), data.load(shop.cache))["score"]
 
 
 def test_the_weights_kept_are_those_of_the_best_epoch(trained: Workshop) -> None:
