@@ -199,7 +199,7 @@ def composed(**variables: str) -> Iterator[Compose]:
 @contextlib.contextmanager
 def running(image: str, *options: str) -> Iterator[Container]:
     """The service in a container of its own, without Compose but as hardened; ready, and gone afterwards."""
-    hardened = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges:true")
+    hardened = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges:true")
     container_id = docker("run", "--detach", "--publish=127.0.0.1::8000", *hardened, *options, image)
     try:
         container = Container(container_id, f"http://{docker('port', container_id, '8000/tcp')}")
