@@ -20,8 +20,8 @@ BATCH_NORM_MOMENTUM = 0.9
 def build(variant: Variant, dropout: float = 0.2, init: str | None = None) -> keras.Model:
     """The network of `variant`: (n, side, side, 3) RGB in 0..255 to `{"age": (n, 101), "gender": (n, 1)}` logits.
 
-    `side` is free, so that training can begin on smaller images. `init` names the weights that B's backbone
-    starts from: "imagenet" (downloaded), the path of a weights file, or None for random ones.
+    `side` is free, so that training can begin on smaller images. `init` names the first weights, None being random
+    ones: of B's backbone, "imagenet" (downloaded) or a file; of A, a file that an earlier run of it left.
     """
     inputs = keras.Input((None, None, 3), name="image")
     scaled = layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(inputs)
@@ -32,16 +32,25 @@ def build(variant: Variant, dropout: float = 0.2, init: str | None = None) -> ke
         "age": layers.Dense(AGES, name="age_logits")(pooled),
         "gender": layers.Dense(1, name="gender_logit")(pooled),
     }
-    return keras.Model(inputs, outputs, name=f"age_gender_{variant}")
+    network = keras.Model(inputs, outputs, name=f"age_gender_{variant}")
+    if variant == "A" and init is not None:
+        network.load_weights(init)
+    return network
 
 
-def with_probabilities(network: keras.Model, gender_temperature: float = 1.0) -> keras.Model:
+def with_probabilities(
+    network: keras.Model, gender_temperature: float = 1.0, side: int = CROP_SIZE
+) -> keras.Model:
     """`network` as it is served: (n, 128, 128, 3) uint8 in, probabilities `age` (n, 101) and `gender` (n,) out.
 
-    `gender` is the probability of male, its logit divided by `gender_temperature` (Guo et al. 2017).
+    The network sees the crops at `side` pixels. `gender` is the probability of male, its logit divided by
+    `gender_temperature` (Guo et al. 2017).
     """
     inputs = keras.Input((CROP_SIZE, CROP_SIZE, 3), dtype="uint8", name="image")
-    logits = network(keras.ops.cast(inputs, "float32"))
+    crops = keras.ops.cast(inputs, "float32")
+    if side != CROP_SIZE:
+        crops = layers.Resizing(side, side, name="resize")(crops)
+    logits = network(crops)
     age = layers.Softmax(name="age")(logits["age"])
     logit = layers.Rescaling(1 / gender_temperature, name="temperature")(logits["gender"])
     gender = layers.Reshape((), name="gender")(layers.Activation("sigmoid", name="sigmoid")(logit))

@@ -111,7 +111,10 @@ def train(
     variant: Annotated[VariantName, typer.Argument(help="A: from scratch; B: MobileNetV2.")],
     init: Annotated[
         str | None,
-        typer.Option(help="B's first weights: 'imagenet' (its default) to download them, or a weights file."),
+        typer.Option(
+            help="First weights: B's backbone begins with 'imagenet' (its default, downloaded) or a file, "
+            "A with random ones or those that an earlier run of it kept."
+        ),
     ] = None,
     epochs: Annotated[
         str | None, typer.Option(help="Stages as SIDE:EPOCHS, comma-separated, such as 96:4,128:4.")
@@ -126,8 +129,8 @@ def train(
     """Train a variant; the best epoch by validation is kept."""
     from training import fit  # Keras takes seconds to import: other commands shall not wait for it
 
-    if init is not None and variant == VariantName.A:
-        raise typer.BadParameter("A begins with random weights: --init is for B")
+    if init == "imagenet" and variant == VariantName.A:
+        raise typer.BadParameter("imagenet is for B: A begins with random weights or those of an earlier run")
     run = runs / variant.value
     config = fit.DEFAULTS[variant.value]
     if resume and fit.has_run(run):

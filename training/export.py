@@ -55,7 +55,7 @@ def calibrated(run: Path, faces: Faces) -> tuple[keras.Model, evaluate.Calibrate
     network = fit.load_best(run)
     _round_kernels(network)
     rows = faces.indices(VALIDATION, UTKFACE)
-    logits = fit.predict_logits(network, faces.crops[rows])
+    logits = fit.predict_logits(network, faces.crops[rows], fit.Config.of_record(record).side)
     age, gender = fit.softmax(logits["age"]), logits["gender"].astype(np.float64)
     calibration = calibrate.fit(age, gender, faces.age_low[rows], faces.male[rows])
 
@@ -79,7 +79,8 @@ def export(model_id: str, run: Path, faces: Faces, models: Path) -> list[evaluat
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        model = with_probabilities(network, calibration.chosen.gender_temperature)
+        side = fit.Config.of_record(record).side
+        model = with_probabilities(network, calibration.chosen.gender_temperature, side)
         model.save(aside / f"{model_id}.keras")
         _deflate(aside / f"{model_id}.keras")
         onnx_file = aside / f"{model_id}.onnx"

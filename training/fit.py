@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.inference.ages import expectation
+from app.vision.align import CROP_SIZE
 from training.architectures import Variant, build
 from training.augment import Augment
 from training.data import FAIRFACE, UTKFACE, Faces
@@ -40,7 +41,9 @@ class Config:
 
     variant: Variant
     stages: tuple[tuple[int, int], ...]
-    """(image side in pixels, epochs), one after another: small images first buy more epochs for the same hours."""
+    """(image side in pixels, epochs), one after another: small images first buy more epochs for the same hours.
+
+    The last side is that at which the network is validated and served."""
     init: str | None = None
     batch_size: int = 64
     peak_learning_rate: float = 1e-3
@@ -59,6 +62,11 @@ class Config:
         """Epochs over all stages."""
         return sum(epochs for _, epochs in self.stages)
 
+    @property
+    def side(self) -> int:
+        """Side in pixels at which the trained network sees crops."""
+        return self.stages[-1][0]
+
     def image_size(self, epoch: int) -> int:
         """Side of the training images in `epoch` (from 0)."""
         for size, epochs in self.stages:
@@ -75,7 +83,8 @@ class Config:
 
 
 DEFAULTS: dict[Variant, Config] = {
-    "A": Config("A", stages=((96, 12), (128, 6)), weight_decay=0.05),
+    # 128 pixels made A worse (EXPERIMENTS.md): what it learns from random weights is bound to one scale.
+    "A": Config("A", stages=((96, 16),), weight_decay=0.05),
     "B": Config("B", stages=((96, 4), (128, 4)), init="imagenet"),
 }
 
@@ -124,11 +133,15 @@ class Trainee(keras.Model):
         return self.network(self.augment(crops) if training else crops, training=training)
 
 
-def predict_logits(network: keras.Model, crops: NDArray[np.uint8], batch: int = 256) -> dict[str, Any]:
-    """Age logits (n, 101) and gender logits (n,) of crops (n, 128, 128, 3), batch by batch."""
+def predict_logits(
+    network: keras.Model, crops: NDArray[np.uint8], side: int, batch: int = 256
+) -> dict[str, Any]:
+    """Age logits (n, 101) and gender logits (n,) of crops (n, 128, 128, 3), seen at `side`, batch by batch."""
     parts = []
     for start in range(0, len(crops), batch):
         images = keras.ops.cast(crops[start : start + batch], "float32")
+        if side != CROP_SIZE:
+            images = keras.ops.image.resize(images, (side, side), interpolation="bilinear")
         parts.append(network.predict_on_batch(images))
     age = np.concatenate([part["age"] for part in parts])
     return {"age": age, "gender": np.concatenate([part["gender"] for part in parts])[:, 0]}
@@ -140,17 +153,17 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
-def validate(network: keras.Model, faces: Faces) -> Entry:
+def validate(network: keras.Model, faces: Faces, side: int) -> Entry:
     """Age MAE and gender accuracy on each data set's validation split; `score` is what the best epoch minimises.
 
-    Always on crops of the size that is served, so that epochs of different image sizes can be compared.
+    `side` is that at which the network will be served, so that epochs of other image sizes can be compared.
     """
     result: Entry = {}
     for dataset in (UTKFACE, FAIRFACE):
         rows = faces.indices(VALIDATION, dataset)
         if not len(rows):
             continue
-        logits = predict_logits(network, faces.crops[rows])
+        logits = predict_logits(network, faces.crops[rows], side)
         age = expectation(softmax(logits["age"]))
         # A bin is missed by as many years as the estimate lies outside it.
         misses = np.maximum(faces.age_low[rows] - age, age - faces.age_high[rows]).clip(min=0)
@@ -220,7 +233,7 @@ def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callabl
         )
         fitted = trainee.fit(Batches(faces, config, epoch), epochs=1, verbose="auto", shuffle=False)
         entry = {"epoch": epoch + 1, "size": augment.size, "loss": float(fitted.history["loss"][0])}
-        entry |= validate(network, faces) | {"seconds": time.monotonic() - started}
+        entry |= validate(network, faces, config.side) | {"seconds": time.monotonic() - started}
         history.append(entry)
         # The history says which weights belong to it, so a kill between two files costs at most an epoch.
         write_aside(_after_epoch(run, len(history)), trainee.save_weights)

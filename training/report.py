@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from app.inference.variants import Variant
-from training import plots
+from training import fit, plots
 from training.calibrate import COVERAGE
 from training.data import FAIRFACE, UTKFACE, Faces
 from training.evaluate import (
@@ -316,17 +316,13 @@ splits: `{self.record["data_sha256"]}`.
     def _training(self) -> str:
         record, history = self.record, self.history
         best = min(history, key=lambda entry: entry["score"])
-        stages = ", then ".join(f"{epochs} at {side} x {side} pixels" for side, epochs in record["stages"])
         hours = sum(entry["seconds"] for entry in history) / 3600
-        init = {None: "random", "imagenet": "trained on ImageNet"}.get(
-            record["init"], f"`{PurePath(record['init'] or '').name}`"
-        )
         data = Grid(
             "",
             ("", "value"),
             [
-                ("first weights", init),
-                ("epochs planned", stages),
+                ("first weights", _first_weights(record)),
+                ("epochs planned", _planned(record)),
                 ("epochs run, best", f"{len(history)}, {best['epoch']:.0f}"),
                 ("batch", f"{record['batch_size']}"),
                 (
@@ -422,3 +418,19 @@ def _folded(tables: Sequence[Grid]) -> str:
 
 def _sections(tables: Sequence[Grid]) -> str:
     return "\n\n".join(f"### {table.title}\n\n{table.markdown()}" for table in tables)
+
+
+def _first_weights(record: dict[str, Any]) -> str:
+    init = record["init"]
+    if init is None or init == "imagenet":
+        return "random" if init is None else "trained on ImageNet"
+    earlier = Path(init).parent
+    if record["variant"] == "B" or not fit.has_run(earlier):
+        return f"`{Path(init).name}`"
+    before, history = fit.load_record(earlier)
+    best = fit.best_epoch(history)
+    return f"those of epoch {best} of an earlier run from {_first_weights(before)} ones, {_planned(before)} planned"
+
+
+def _planned(record: dict[str, Any]) -> str:
+    return ", then ".join(f"{epochs} at {side} x {side} pixels" for side, epochs in record["stages"])

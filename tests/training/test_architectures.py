@@ -35,3 +35,21 @@ def test_b_begins_with_the_weights_of_the_file_it_is_given(tmp_path: Path) -> No
     assert all(np.array_equal(a, b) for a, b in zip(theirs, ours, strict=True))
     norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert {layer.momentum for layer in norms} == {0.9}  # at 0.999 validation jumps about
+
+
+def test_a_goes_on_from_the_weights_of_an_earlier_run(tmp_path: Path) -> None:
+    earlier = build("A")
+    earlier.save_weights(tmp_path / "best.weights.h5")
+    network = build("A", init=str(tmp_path / "best.weights.h5"))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(earlier.get_weights(), network.get_weights(), strict=True)
+    )
+
+
+def test_a_network_that_learned_on_smaller_images_is_given_them_when_served() -> None:
+    network = build("A")
+    crops = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
+    small = keras.ops.image.resize(crops.astype(np.float32), (96, 96), interpolation="bilinear")
+    logits = network.predict(np.asarray(small), verbose=0)["gender"][:, 0]
+    served = with_probabilities(network, side=96).predict(crops, verbose=0)["gender"]
+    assert served == pytest.approx(1 / (1 + np.exp(-logits)), abs=1e-5)

@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_to_the_epochs_and_with_the_options_it_began_with(t
 
 
 def scores_of_kept_weights(shop: Workshop) -> float:
-    return fit.validate(fit.load_best(shop.run), data.load(shop.cache))["score"]
+    return fit.validate(fit.load_best(shop.run), data.load(shop.cache), side=32)["score"]
 
 
 def test_the_weights_kept_are_those_of_the_best_epoch(trained: Workshop) -> None:
@@ -138,7 +138,7 @@ def test_best_weights_that_a_kill_left_unwritten_are_kept_on_resuming(trained: W
     [
         (("train", "A", "--resume", "--epochs", "32:3"), "--resume needs the same"),
         (("train", "A", "--resume", "--seed", "4"), "--resume needs the same"),
-        (("train", "A", "--init", "imagenet"), "--init is for B"),
+        (("train", "A", "--init", "imagenet"), "imagenet is for B"),
         (("train", "A", "--epochs", "96"), "wants SIDE:EPOCHS"),
         (("calibrate", "age_gender_B"), "holds no run"),
         (("evaluate", "age_gender_B"), "models"),
@@ -181,7 +181,7 @@ def test_the_export_is_a_model_that_the_service_takes(exported: Workshop) -> Non
     assert age.sum(axis=1) == pytest.approx(1, abs=1e-4)
     assert ((male > 0) & (male < 1)).all()
     network, calibrated = export.calibrated(exported.run, faces)
-    model = with_probabilities(network, calibrated.chosen.gender_temperature)
+    model = with_probabilities(network, calibrated.chosen.gender_temperature, side=32)
     assert age == pytest.approx(model.predict(crops, verbose=0)["age"], abs=1e-3)
     assert variant.age_interval.low_quantile == pytest.approx(calibrated.chosen.low_quantile)
 
