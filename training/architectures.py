@@ -49,7 +49,8 @@ def with_probabilities(
     inputs = keras.Input((CROP_SIZE, CROP_SIZE, 3), dtype="uint8", name="image")
     crops = keras.ops.cast(inputs, "float32")
     if side != CROP_SIZE:
-        crops = layers.Resizing(side, side, name="resize")(crops)
+        # Not by `layers.Resizing`, behind which the network would be traced as in training, dropout and all.
+        crops = keras.ops.image.resize(crops, (side, side), interpolation="bilinear")
     logits = network(crops)
     age = layers.Softmax(name="age")(logits["age"])
     logit = layers.Rescaling(1 / gender_temperature, name="temperature")(logits["gender"])
