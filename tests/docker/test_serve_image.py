@@ -84,7 +84,7 @@ def test_pages_and_figures_came_along(service: Container) -> None:
         assert service.client.get(path).status_code == 200, path
 
 
-def test_an_upload_too_large_for_memory_finds_room(service: Container) -> None:
+def test_a_large_upload_needs_no_disk(service: Container) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
     image = jpeg(noise, quality=95)
     assert 2 * 2**20 < len(image) < 10 * 2**20
@@ -93,10 +93,9 @@ def test_an_upload_too_large_for_memory_finds_room(service: Container) -> None:
     assert answer.json()["image"] == {"width": 1500, "height": 1500}
 
 
-def test_nothing_of_the_image_can_be_written(service: Container) -> None:
-    for place in ("/", "/opt/agegender", "/models", "/etc", "/opt/agegender/cache"):
+def test_nothing_can_be_written(service: Container) -> None:
+    for place in ("/", "/opt/agegender", "/models", "/etc", "/opt/agegender/cache", "/tmp", "/var/tmp"):
         assert "Read-only file system" in service.execute("touch", f"{place}/new", check=False)
-    assert service.execute("sh", "-c", "touch /tmp/new && rm /tmp/new") == ""
 
 
 def test_it_runs_as_nobody_with_no_power(service: Container) -> None:
