@@ -21,11 +21,14 @@ def build(variant: Variant, dropout: float = 0.2, init: str | None = None) -> ke
     """The network of `variant`: (n, side, side, 3) RGB in 0..255 to `{"age": (n, 101), "gender": (n, 1)}` logits.
 
     `side` is free, so that training can begin on smaller images. `init` names the first weights, None being random
-    ones: of B's backbone, "imagenet" (downloaded) or a file; of A, a file that an earlier run of it left.
+    ones: an exported `.keras` file of the same variant, or for B's backbone "imagenet" (downloaded) or a file.
     """
     inputs = keras.Input((None, None, 3), name="image")
     scaled = layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(inputs)
-    features = _residual_network(scaled) if variant == "A" else _mobilenet_v2(scaled, init)
+    earlier = init is not None and init.endswith(".keras")
+    features = (
+        _residual_network(scaled) if variant == "A" else _mobilenet_v2(scaled, None if earlier else init)
+    )
     pooled = layers.GlobalAveragePooling2D(name="pool")(features)
     pooled = layers.Dropout(dropout, name="dropout")(pooled)
     outputs = {
@@ -33,8 +36,8 @@ def build(variant: Variant, dropout: float = 0.2, init: str | None = None) -> ke
         "gender": layers.Dense(1, name="gender_logit")(pooled),
     }
     network = keras.Model(inputs, outputs, name=f"age_gender_{variant}")
-    if variant == "A" and init is not None:
-        network.load_weights(init)
+    if earlier:
+        network.set_weights(keras.saving.load_model(init).get_layer(network.name).get_weights())
     return network
 
 

@@ -112,12 +112,15 @@ def train(
     init: Annotated[
         str | None,
         typer.Option(
-            help="First weights: B's backbone begins with 'imagenet' (its default, downloaded) or a file, "
-            "A with random ones or those that an earlier run of it kept."
+            help="First weights: an exported .keras file of the variant to go on from, or for B's backbone "
+            "'imagenet' (its default, downloaded) or a file."
         ),
     ] = None,
     epochs: Annotated[
         str | None, typer.Option(help="Stages as SIDE:EPOCHS, comma-separated, such as 96:4,128:4.")
+    ] = None,
+    peak_learning_rate: Annotated[
+        float | None, typer.Option(help="Where the learning rate's cosine begins; 0.001 by default.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random; 0 by default.")] = None,
     resume: Annotated[
@@ -130,7 +133,7 @@ def train(
     from training import fit  # Keras takes seconds to import: other commands shall not wait for it
 
     if init == "imagenet" and variant == VariantName.A:
-        raise typer.BadParameter("imagenet is for B: A begins with random weights or those of an earlier run")
+        raise typer.BadParameter("imagenet is for B: A begins with random weights or a .keras file")
     run = runs / variant.value
     config = fit.DEFAULTS[variant.value]
     if resume and fit.has_run(run):
@@ -139,6 +142,8 @@ def train(
         config = dataclasses.replace(config, init=init)
     if epochs is not None:
         config = dataclasses.replace(config, stages=_stages(epochs))
+    if peak_learning_rate is not None:
+        config = dataclasses.replace(config, peak_learning_rate=peak_learning_rate)
     if seed is not None:
         config = dataclasses.replace(config, seed=seed)
     fit.train(config, data.load(cache), run, resume=resume, log=lambda line: out.print(line, highlight=False))

@@ -49,6 +49,8 @@ class Config:
     peak_learning_rate: float = 1e-3
     warm_up: float = 1 / 15
     """Share of all steps over which the learning rate rises to its peak, before it falls along a cosine."""
+    average_decay: float = 0.998
+    """How much of the weights' moving average stays at each step; the average is what is kept and served."""
     weight_decay: float = 0.02
     dropout: float = 0.2
     fairface_share: float = 1.0
@@ -121,16 +123,41 @@ class Batches(keras.utils.PyDataset):
 
 
 class Trainee(keras.Model):
-    """The network behind its augmentation."""
+    """The network behind its augmentation, and beside it the moving average of its weights."""
 
-    def __init__(self, network: keras.Model, augment: Augment) -> None:
+    def __init__(self, network: keras.Model, averaged: keras.Model, augment: Augment) -> None:
         super().__init__()
         self.augment = augment
         self.network = network
+        self.averaged = averaged
+        averaged.trainable = False
 
     def call(self, crops: Any, training: bool = False) -> Any:
         """Logits of augmented crops in training, of the crops as they are otherwise."""
         return self.network(self.augment(crops) if training else crops, training=training)
+
+
+class MovingAverage(keras.callbacks.Callback):
+    """Follows a trainee's weights, the batch norms' statistics with them (Polyak and Juditsky 1992)."""
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self._decay = decay
+
+    def on_epoch_begin(self, *_: Any) -> None:
+        """Take up the average where the last epoch left it."""
+        self._weights = self.model.averaged.get_weights()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Move the average; over the first steps, whose weights say little, it follows them faster."""
+        steps = int(self.model.optimizer.iterations)
+        share = 1 - min(self._decay, steps / (steps + 10))
+        for mean, new in zip(self._weights, self.model.network.get_weights(), strict=True):
+            mean += share * (new - mean)
+
+    def on_train_end(self, *_: Any) -> None:
+        """Hand the average over, once nothing else writes to the trainee."""
+        self.model.averaged.set_weights(self._weights)
 
 
 def predict_logits(
@@ -194,8 +221,10 @@ def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callabl
             )
     keras.utils.set_random_seed(config.seed)
     network = build(config.variant, config.dropout, config.init)
+    averaged = build(config.variant, config.dropout)
+    averaged.set_weights(network.get_weights())
     augment = Augment(seed=config.seed)
-    trainee = Trainee(network, augment)
+    trainee = Trainee(network, averaged, augment)
     warm_up = math.ceil(config.warm_up * steps)
     schedule = keras.optimizers.schedules.CosineDecay(
         config.peak_learning_rate / 100,
@@ -212,7 +241,7 @@ def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callabl
         trainee.compile(optimizer=optimizer)
         trainee.load_weights(_after_epoch(run, len(history)))
         if best_epoch(history) == len(history):  # a kill may have come before they were kept
-            write_aside(run / BEST_FILE, network.save_weights)
+            write_aside(run / BEST_FILE, averaged.save_weights)
         log(f"going on after epoch {len(history)}")
     else:
         for stale in (run / HISTORY_FILE, run / BEST_FILE, *run.glob("after_epoch_*")):
@@ -231,16 +260,22 @@ def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callabl
             # XLA makes TensorFlow on a CPU eight times slower; JAX is made for it.
             jit_compile=keras.backend.backend() == "jax",
         )
-        fitted = trainee.fit(Batches(faces, config, epoch), epochs=1, verbose="auto", shuffle=False)
+        fitted = trainee.fit(
+            Batches(faces, config, epoch),
+            epochs=1,
+            verbose="auto",
+            shuffle=False,
+            callbacks=[MovingAverage(config.average_decay)],
+        )
         entry = {"epoch": epoch + 1, "size": augment.size, "loss": float(fitted.history["loss"][0])}
-        entry |= validate(network, faces, config.side) | {"seconds": time.monotonic() - started}
+        entry |= validate(averaged, faces, config.side) | {"seconds": time.monotonic() - started}
         history.append(entry)
         # The history says which weights belong to it, so a kill between two files costs at most an epoch.
         write_aside(_after_epoch(run, len(history)), trainee.save_weights)
         write_json(run / HISTORY_FILE, history)
         _after_epoch(run, len(history) - 1).unlink(missing_ok=True)
         if best_epoch(history) == len(history):
-            write_aside(run / BEST_FILE, network.save_weights)
+            write_aside(run / BEST_FILE, averaged.save_weights)
         write_aside(run / CURVES_FILE, lambda path: learning_curves(history, path))
         log("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
 

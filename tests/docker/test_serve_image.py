@@ -94,7 +94,8 @@ def test_a_large_upload_needs_no_disk(service: Container) -> None:
 
 
 def test_nothing_can_be_written(service: Container) -> None:
-    for place in ("/", "/opt/agegender", "/models", "/etc", "/opt/agegender/cache", "/tmp", "/var/tmp"):
+    folders = ("/", "/opt/agegender", "/opt/agegender/cache", "/models", "/etc", "/tmp")  # noqa: S108
+    for place in folders:
         assert "Read-only file system" in service.execute("touch", f"{place}/new", check=False)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 keras = pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
 
-from training.architectures import build, with_probabilities
+from training.architectures import Variant, build, with_probabilities
 
 
 def test_a_has_at_most_6_million_parameters_and_gives_probabilities() -> None:
@@ -37,10 +37,11 @@ def test_b_begins_with_the_weights_of_the_file_it_is_given(tmp_path: Path) -> No
     assert {layer.momentum for layer in norms} == {0.9}  # at 0.999 validation jumps about
 
 
-def test_a_goes_on_from_the_weights_of_an_earlier_run(tmp_path: Path) -> None:
-    earlier = build("A")
-    earlier.save_weights(tmp_path / "best.weights.h5")
-    network = build("A", init=str(tmp_path / "best.weights.h5"))
+@pytest.mark.parametrize("variant", ["A", "B"])
+def test_a_network_goes_on_from_an_exported_file(tmp_path: Path, variant: Variant) -> None:
+    earlier = build(variant)
+    with_probabilities(earlier).save(tmp_path / "earlier.keras")
+    network = build(variant, init=str(tmp_path / "earlier.keras"))
     assert all(
         np.array_equal(a, b) for a, b in zip(earlier.get_weights(), network.get_weights(), strict=True)
     )
