@@ -144,18 +144,18 @@ class MovingAverage(keras.callbacks.Callback):
         super().__init__()
         self._decay = decay
 
-    def on_epoch_begin(self, *_: Any) -> None:
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
         """Take up the average where the last epoch left it."""
         self._weights = self.model.averaged.get_weights()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         """Move the average; over the first steps, whose weights say little, it follows them faster."""
         steps = int(self.model.optimizer.iterations)
         share = 1 - min(self._decay, steps / (steps + 10))
         for mean, new in zip(self._weights, self.model.network.get_weights(), strict=True):
             mean += share * (new - mean)
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, *_: Any, **__: Any) -> None:
         """Hand the average over, once nothing else writes to the trainee."""
         self.model.averaged.set_weights(self._weights)
 
