@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api import health, metrics, models, page, predict, problems
 from app.api.observe import Observe
 from app.api.schemas import ModelAnswer, ModelsAnswer
+from app.api.rate_limit import RateLimit, limit_rate
 from app.api.security import ApiKeys, require_key
 from app.api.state import Service
 from app.inference import detector_file
@@ -52,11 +53,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.api_keys = ApiKeys(settings.api_keys)
     app.state.metrics = metrics.Metrics()
+    app.state.rate_limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
     app.add_middleware(Observe, metrics=app.state.metrics)
     app.add_middleware(_OneSentence)
     problems.add_handlers(app)
-    app.include_router(predict.router, dependencies=[Depends(require_key)])
-    app.include_router(models.router, dependencies=[Depends(require_key)])
+    for guarded in (predict.router, models.router):
+        app.include_router(
+            guarded,
+            dependencies=[Depends(require_key), Depends(limit_rate)],
+            responses=problems.openapi_responses(problems.RATE_LIMITED),
+        )
     app.include_router(health.router)
     app.include_router(metrics.router)
     if settings.page:

@@ -34,6 +34,9 @@ def serve(settings: Settings) -> bool:
         log_config=LOGGING,
         access_log=False,
         server_header=False,
+        # By default uvicorn believes whoever speaks from this machine.
+        proxy_headers=settings.trusted_proxies != "",
+        forwarded_allow_ips=settings.trusted_proxies,
         lifespan="on",
         http=partial(_Protocol, arrival_timeout=settings.arrival_timeout),  # type: ignore[arg-type]
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout),

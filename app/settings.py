@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.inference.pool import available_cores
@@ -60,3 +63,37 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="Comma-separated keys, one of which each request must send; none: open to all.",
     )
+    rate_limit: str = Field(
+        "",
+        description="Requests that each caller may send, as in 60/minute, by key or else by address; more get 429.",
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Comma-separated addresses or networks of proxies whose X-Forwarded-For counts; none: nobody's.",
+    )
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_a_rate(cls, rate: str) -> str:
+        if rate and not re.fullmatch(r"[1-9]\d{0,8}/(second|minute|hour|day)", rate):
+            raise PydanticCustomError(
+                "rate",
+                "Input should be a number of requests per second, minute, hour or day, such as 60/minute",
+            )
+        return rate
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, proxies: str) -> str:
+        try:
+            for proxy in _listed(proxies):
+                ipaddress.ip_network(proxy)
+        except ValueError:
+            raise PydanticCustomError(
+                "proxies", "Input should be addresses or networks, such as 10.0.0.2,192.168.0.0/16"
+            ) from None
+        return proxies
+
+
+def _listed(comma_separated: str) -> list[str]:
+    return [part for each in comma_separated.split(",") if (part := each.strip())]

@@ -109,7 +109,7 @@ def check_problem(answer: httpx.Response, status: int, name: str, instance: str 
     assert detail.endswith((".", "`."))
     for inner in ("Traceback", "Error", "Exception", "cv2", "onnx", "starlette", str(ROOT), "/tmp"):  # noqa: S108
         assert inner not in detail
-    assert ("retry-after" in answer.headers) == (status == 503)
+    assert ("retry-after" in answer.headers) == (status in (429, 503))
     return detail
 
 

@@ -57,6 +57,13 @@ def test_keys_do_not_show_when_settings_are_printed() -> None:
         ("max_bytes", 0),
         ("max_pixels", 0),
         ("detect_max_side", 63),
+        ("rate_limit", "60"),
+        ("rate_limit", "0/minute"),
+        ("rate_limit", "60/fortnight"),
+        ("rate_limit", "1/second;60/minute"),
+        ("trusted_proxies", "*"),
+        ("trusted_proxies", "proxy.internal"),
+        ("trusted_proxies", "10.0.0.2, 10.0.0.1/8"),
     ],
 )
 def test_what_cannot_be_is_refused(name: str, value: object) -> None:

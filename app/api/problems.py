@@ -111,6 +111,12 @@ MODEL_UNAVAILABLE = Kind(
     "Model not loaded",
     "The model age_gender_C is listed but cannot run here: TensorFlow, which runs a .keras file, is not installed.",
 )
+RATE_LIMITED = Kind(
+    "rate-limited",
+    429,
+    "Asked too often",
+    "Requests are limited to 60 per minute: try again in 12 seconds.",
+)
 OVERLOADED = Kind(
     "overloaded",
     503,
@@ -240,6 +246,6 @@ def openapi_responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
                 request_id="3f0c5a9e",
             ).model_dump(),
         }
-        if kind.status == 503:
+        if kind.status in (429, 503):
             response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return responses

@@ -22,22 +22,28 @@ class ApiKeys:
 
     def __init__(self, comma_separated: SecretStr) -> None:
         keys = (key.strip() for key in comma_separated.get_secret_value().split(","))
-        self._digests = [_digest(key) for key in keys if key]
+        self._digests = [_digest(key.encode()) for key in keys if key]
 
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def __contains__(self, key: str) -> bool:
-        digest = _digest(key)
-        return any(hmac.compare_digest(digest, known) for known in self._digests)
+    def recognise(self, sent: bytes) -> bytes | None:
+        """The digest by which a key is known here, or None where it is none of the keys."""
+        digest = _digest(sent)
+        return digest if any(hmac.compare_digest(digest, known) for known in self._digests) else None
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
 
 
-async def require_key(request: Request, key: Annotated[str | None, Depends(_header)]) -> None:
-    """Raise a 401 unless the request sends one of the keys, or none are set."""
+async def require_key(request: Request, key: Annotated[str | None, Depends(_header)]) -> bytes | None:
+    """The digest of the key that was sent, or None where no keys are set. Raises a 401 without one of them."""
     keys: ApiKeys = request.app.state.api_keys
-    if keys and (key is None or key not in keys):
+    if not keys:
+        return None
+    # The server hands bytes on as Latin-1: this undoes it, so that a key may have any letters.
+    recognised = None if key is None else keys.recognise(key.encode("latin-1"))
+    if recognised is None:
         raise ApiError(UNAUTHORIZED, headers={"WWW-Authenticate": "ApiKey"})
+    return recognised

@@ -54,8 +54,9 @@ def bodies(described: dict[str, Any]) -> list[tuple[str, dict[str, Any], list[An
 
 def test_predict_names_every_status_that_it_may_answer_with(document: dict[str, Any]) -> None:
     responses = document["paths"]["/predict"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "401", "404", "405", "413", "415", "422", "500", "503"}
-    assert "Retry-After" in responses["503"]["headers"]
+    assert set(responses) == {"200", "400", "401", "404", "405", "413", "415", "422", "429", "500", "503"}
+    for status in ("429", "503"):
+        assert "Retry-After" in responses[status]["headers"]
 
 
 def test_every_error_has_examples_that_are_complete_problems_of_its_status(document: dict[str, Any]) -> None:
@@ -95,6 +96,7 @@ def test_every_problem_has_a_type_of_its_own_under_predict(document: dict[str, A
         "overloaded",
         "parameter-invalid",
         "queue-timeout",
+        "rate-limited",
         "shutting-down",
         "unauthorized",
     ]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from helpers import Server, check_problem, grey, png
+from helpers import Server, check_problem, grey, png, serving
 
 GUARDED = [("POST", "/predict"), ("GET", "/models"), ("GET", "/models/age_gender_B")]
 OPEN = ["/health/live", "/health/ready", "/docs", "/openapi.json"]
@@ -39,3 +41,17 @@ def test_no_key_is_ever_logged(bare_server: Server, keys: tuple[str, str]) -> No
     request_id = bare_server.client.get("/models", headers={"X-API-Key": keys[0]}).headers["x-request-id"]
     assert bare_server.request_line(request_id)["status"] == 200
     assert not any(key in bare_server.log() for key in keys)
+
+
+def test_a_key_may_have_any_letters(models_folder: Path, empty_cache: Path) -> None:
+    with serving(
+        models_folder, empty_cache, "--workers=1", AGEGENDER_API_KEYS="ein-schlüssel, ключ"
+    ) as server:
+        for key, status in (("ein-schlüssel", 200), ("ключ", 200), ("ein-schlussel", 401)):
+            answer = server.client.get("/models", headers={"X-API-Key": key.encode()})
+            assert answer.status_code == status
+
+
+def test_the_log_says_once_where_no_key_is_needed(server: Server, bare_server: Server) -> None:
+    assert server.log().count("no API keys are set") == 1
+    assert "no API keys are set" not in bare_server.log()

@@ -122,6 +122,13 @@ def test_an_invalid_setting_is_named(empty_cache: Path, option: str, variable: d
     assert said.endswith(".")
 
 
+def test_a_rate_limit_that_is_none_is_explained(empty_cache: Path) -> None:
+    assert fail_to_start(empty_cache, "--rate-limit=often") == (
+        "the setting AGEGENDER_RATE_LIMIT (--rate-limit) is invalid: Input should be a number of requests per "
+        "second, minute, hour or day, such as 60/minute."
+    )
+
+
 def test_a_port_that_is_in_use(models_folder: Path, empty_cache: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
