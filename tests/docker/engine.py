@@ -188,12 +188,12 @@ class Compose:
 
 @contextlib.contextmanager
 def composed(**variables: str) -> Iterator[Compose]:
-    """A `Compose` whose containers and network are gone afterwards."""
+    """A `Compose` whose containers, volumes and network are gone afterwards."""
     compose = Compose(**variables)
     try:
         yield compose
     finally:
-        compose("down", "--timeout", "1")
+        compose("down", "--volumes", "--timeout", "1")
 
 
 @contextlib.contextmanager

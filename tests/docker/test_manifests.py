@@ -13,7 +13,7 @@ from helpers import ROOT
 MANIFEST = ROOT / "docker/kubernetes.yaml"
 
 
-@pytest.mark.parametrize("profiles", [[], ["--profile", "train"]])
+@pytest.mark.parametrize("profiles", [[], ["--profile", "train"], ["--profile", "monitoring"]])
 def test_compose_finds_nothing_to_say(profiles: list[str]) -> None:
     done = subprocess.run(
         [*compose_command(), "--file", ROOT / "docker-compose.yml", *profiles, "config"],
