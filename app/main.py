@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api import health, metrics, models, page, predict, problems
 from app.api.observe import Observe
 from app.api.rate_limit import RateLimit, limit_rate
-from app.api.security import ApiKeys, require_key
 from app.api.schemas import ModelAnswer, ModelsAnswer
+from app.api.security import ApiKeys, require_key
 from app.api.state import Service
 from app.inference import detector_file
 from app.inference.detector_file import DetectorFileError
@@ -48,14 +48,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Age and gender of the faces in a photograph",
         version=version("agegender"),
         lifespan=lifespan,
-        redoc_url=None,
         docs_url=None,
+        redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.api_keys = ApiKeys(settings.api_keys)
     app.state.rate_limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
-    app.add_middleware(Observe, metrics=app.state.metrics)
     app.state.metrics = metrics.Metrics()
+    app.add_middleware(Observe, metrics=app.state.metrics)
     app.add_middleware(_OneSentence)
     problems.add_handlers(app)
     for guarded in (predict.router, models.router):
@@ -66,8 +66,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
     app.include_router(health.router)
     app.include_router(metrics.router)
-    if settings.page:
     app.include_router(page.docs_router())
+    if settings.page:
         app.include_router(page.page_router())
     return app
 
