@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import health, metrics, models, page, predict, problems
 from app.api.observe import Observe
+from app.api.body import ArrivalMemory
 from app.api.rate_limit import RateLimit, limit_rate
 from app.api.schemas import ModelAnswer, ModelsAnswer
 from app.api.security import ApiKeys, require_key
@@ -127,6 +128,7 @@ class _App(FastAPI):
             # FastAPI leaves out what is null in an example, though the schema requires it.
             schemas[answer.__name__]["example"] = answer.model_json_schema()["example"]
         return document
+        arrival_memory=ArrivalMemory(settings.arrival_memory),
 
 
 class _OneSentence:

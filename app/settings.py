@@ -52,6 +52,12 @@ class Settings(BaseSettings):
         20.0, gt=0, description="Seconds that accepted requests have to finish when the service is stopped."
     )
     max_bytes: int = Field(10 * 2**20, ge=1, description="Largest image accepted, bytes.")
+    arrival_memory: int = Field(
+        default_factory=lambda values: 16 * values["max_bytes"],
+        ge=1,
+        description="Bytes of requests still arriving that are held at a time, by default 16 of the largest; "
+        "what comes beyond gets 503.",
+    )
     max_pixels: int = Field(40_000_000, ge=1, description="Largest image decoded, pixels.")
     detect_max_side: int = Field(
         640,

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import cv2
@@ -212,6 +212,12 @@ def serving(models: Path, cache: Path, *options: str, **extra: str) -> Iterator[
         server.stop()
 
 
+class HasUrl(Protocol):
+    """What listens at an address."""
+
+    url: str
+
+
 class Upload:
     """A POST /predict whose body is sent by hand; made once the server has asked for that body.
 
@@ -221,7 +227,7 @@ class Upload:
 
     def __init__(
         self,
-        server: Server,
+        server: HasUrl,
         *,
         length: int | None,
         query: str = "",

@@ -71,8 +71,10 @@ class _ServiceCollector(Collector):
         load = self._service.pool.load()
         yield GaugeMetricFamily("agegender_queue_waiting", "Requests that wait for a worker.", load.waiting)
         yield GaugeMetricFamily("agegender_running", "Requests that a worker is at.", load.running)
-        yield GaugeMetricFamily("agegender_admitted", "Requests that hold a place.", load.admitted)
-        yield GaugeMetricFamily("agegender_places", "Places there are.", self._service.pool.places)
+        yield GaugeMetricFamily("agegender_admitted", "Requests let in and not yet answered.", load.admitted)
+        yield GaugeMetricFamily(
+            "agegender_places", "Requests that may wait or be worked at.", self._service.pool.places
+        )
         yield CounterMetricFamily("agegender_refused", "Requests refused at once.", load.refused)
         yield CounterMetricFamily(
             "agegender_queue_timeouts", "Requests that waited too long.", load.timed_out

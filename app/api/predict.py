@@ -78,7 +78,7 @@ async def predict(
     request.state.noted.update(model=model, detector=query.detector)
     service.catalogue.session(model)  # before the image travels for nothing
     with service.pool.admit() as ticket:
-        image = await read_image(request, service.max_bytes)
+        image = await read_image(request, service.max_bytes, service.arrival_memory)
         prediction = await _unless_client_leaves(
             request,
             ticket.run(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from fastapi import Depends, Request
 
+from app.api.body import ArrivalMemory
 from app.inference.pool import Pool
 from app.inference.predictor import Predictor
 from app.inference.variants import Catalogue
@@ -21,6 +22,7 @@ class Service:
     default_model: str
     auto_detector: Literal["yunet", "haar"]
     max_bytes: int
+    arrival_memory: ArrivalMemory
 
 
 async def _service(request: Request) -> Service:

@@ -1,11 +1,11 @@
 """A bounded pool of worker threads for work that would block the event loop.
 
-Admission is apart from work: a ticket is given, or refused, at once, before anything is read for it. It
-stands for one place among the workers and in the queue until it is given back.
+Admission is apart from work: a ticket is given, or refused, at once, before anything is read for it. A place among
+the workers and in the queue is taken by the work itself: a caller who is slow to send holds none.
 
     with pool.admit() as ticket:                  # or Overloaded
         body = await read()
-        answer = await ticket.run(lambda worker: worker.predict(body))
+        answer = await ticket.run(lambda worker: worker.predict(body))  # or Overloaded
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ T = TypeVar("T")
 class Overloaded(Exception):
     """Every place is taken."""
 
+    def __init__(
+        self, message: str = "The service has as much to do as it can take: try again in a few seconds."
+    ) -> None:
+        super().__init__(message)
+
 
 class QueueTimeout(Overloaded):
     """The work waited longer in the queue than is allowed, and was not begun."""
@@ -39,7 +44,7 @@ class ShuttingDown(Overloaded):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Tickets out, work waiting and running at one moment; refused and timed out since the start."""
+    """Tickets out, work waiting and running at one moment; work refused and timed out since the start."""
 
     admitted: int
     waiting: int
@@ -64,7 +69,7 @@ class Pool(Generic[W]):
         self._queue_timeout = queue_timeout
         self._lock = threading.Lock()
         self._work_came = threading.Condition(self._lock)
-        self._ticket_came_back = threading.Condition(self._lock)
+        self._became_less = threading.Condition(self._lock)
         self._queue: deque[_Job[W]] = deque()
         self._threads: list[threading.Thread] = []
         self._open = False
@@ -92,13 +97,12 @@ class Pool(Generic[W]):
         self._open = True
 
     def admit(self) -> Ticket[W]:
-        """Take a place, or raise Overloaded or ShuttingDown at once."""
+        """A ticket, or Overloaded or ShuttingDown at once."""
         with self._lock:
-            if not self._open or self._admitted >= self.places:
+            if not self._open:
                 self._refused += 1
-                if not self._open:
-                    raise ShuttingDown("The service is shutting down: try again in a few seconds.")
-                raise Overloaded("The service has as much to do as it can take: try again in a few seconds.")
+                raise ShuttingDown("The service is shutting down: try again in a few seconds.")
+            self._refuse_if_full()
             self._admitted += 1
         return Ticket(self)
 
@@ -113,21 +117,21 @@ class Pool(Generic[W]):
         return self._open
 
     def close(self) -> None:
-        """Admit nothing more; what has been admitted goes on."""
+        """Admit nothing more; who has a ticket may still use it."""
         with self._lock:
             self._open = False
 
     async def drain(self, grace: float) -> bool:
-        """Close, wait at most `grace` seconds until every ticket is back, and stop the workers.
+        """Close, wait at most `grace` seconds until every ticket is back and no work is left, and stop the workers.
 
-        True if every ticket came back; if not, work still in the queue fails with ShuttingDown.
+        True if that came true; if not, work still in the queue fails with ShuttingDown.
         """
         self.close()
         return await asyncio.to_thread(self._drain, grace)
 
     def _drain(self, grace: float) -> bool:
         with self._lock:
-            finished = self._ticket_came_back.wait_for(lambda: self._admitted == 0, grace)
+            finished = self._became_less.wait_for(lambda: self._admitted + self._taken() == 0, grace)
         self._stop()
         if finished:
             for thread in self._threads:
@@ -139,8 +143,6 @@ class Pool(Generic[W]):
             self._stopped = True
             left = list(self._queue)
             self._queue.clear()
-            for job in left:
-                self._release(job)
             self._work_came.notify_all()
         for job in left:
             _settle(job, error=ShuttingDown("The service shut down before it came to this: try again."))
@@ -168,7 +170,7 @@ class Pool(Generic[W]):
             late = time.monotonic() >= job.deadline
             if late:
                 self._timed_out += 1
-                self._release(job)
+                self._became_less.notify_all()
             else:
                 self._running += 1
         if late:
@@ -181,7 +183,7 @@ class Pool(Generic[W]):
             error = raised
         with self._lock:
             self._running -= 1
-            self._release(job)
+            self._became_less.notify_all()
         _settle(job, value, error)
         # A traceback holds this frame: with either of these in it, a cycle would keep the image until a collection.
         del job, error
@@ -189,60 +191,52 @@ class Pool(Generic[W]):
 
     def _enqueue(self, job: _Job[W]) -> None:
         with self._lock:
-            if job.ticket.busy or job.ticket.given_back:
-                raise RuntimeError("a ticket runs one piece of work at a time, while it is held")
             if self._stopped:
                 raise ShuttingDown("The service shut down before it came to this: try again.")
-            job.ticket.busy = True
+            self._refuse_if_full()
             self._queue.append(job)
             self._work_came.notify()
+
+    def _taken(self) -> int:
+        """Places in use; the lock is held. Work that nobody awaits any more takes up its worker to its end."""
+        return len(self._queue) + self._running
+
+    def _refuse_if_full(self) -> None:
+        if self._taken() >= self.places:
+            self._refused += 1
+            raise Overloaded
 
     def _withdraw(self, job: _Job[W]) -> None:
         """Take a job that nobody awaits any more out of the queue, if it is still there."""
         with self._lock, contextlib.suppress(ValueError):
             self._queue.remove(job)
-            self._release(job)
+            self._became_less.notify_all()
 
-    def _release(self, job: _Job[W]) -> None:
-        """A job has left queue and worker; the lock is held."""
-        job.ticket.busy = False
-        if job.ticket.given_back:
-            self._free_place()
-
-    def _give_back(self, ticket: Ticket[W]) -> None:
+    def _give_back(self) -> None:
         with self._lock:
-            ticket.given_back = True
-            if (
-                not ticket.busy
-            ):  # else a worker is still at it, though nobody awaits it, and takes up the place
-                self._free_place()
-
-    def _free_place(self) -> None:
-        self._admitted -= 1
-        self._ticket_came_back.notify_all()
+            self._admitted -= 1
+            self._became_less.notify_all()
 
 
 class Ticket(Generic[W]):
-    """A place in the pool, to be used in a `with` block that gives it back."""
+    """The right to bring work to the pool, to be used in a `with` block that gives it back."""
 
     def __init__(self, pool: Pool[W]) -> None:
         self._pool = pool
-        self.busy = False
-        self.given_back = False
 
     def __enter__(self) -> Ticket[W]:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool._give_back(self)
+        self._pool._give_back()
 
     async def run(self, work: Callable[[W], T]) -> T:
-        """What `work` returns or raises, called with a worker on its thread; one at a time for a ticket.
+        """What `work` returns or raises, called with a worker on its thread.
 
-        Raises QueueTimeout or ShuttingDown where it is not begun. Cancelled while it waits, it never is.
+        Raises Overloaded, QueueTimeout or ShuttingDown where it is not begun. Cancelled while it waits, it never is.
         """
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        job = _Job(self, work, time.monotonic() + self._pool._queue_timeout, result)
+        job = _Job(work, time.monotonic() + self._pool._queue_timeout, result)
         self._pool._enqueue(job)
         try:
             return await result
@@ -253,7 +247,6 @@ class Ticket(Generic[W]):
 
 @dataclass(eq=False, slots=True)
 class _Job(Generic[W]):
-    ticket: Ticket[W]
     work: Callable[[W], Any]
     deadline: float
     result: asyncio.Future[Any]

@@ -56,7 +56,7 @@ def running(workers: int = 1, queue_size: int = 4, queue_timeout: float = PATIEN
 
 
 async def request(pool: Pool[Worker], work: Callable[[Worker], object]) -> object:
-    """What a handler does: a place, then the work."""
+    """What a handler does: a ticket, then the work."""
     with pool.admit() as ticket:
         return await ticket.run(work)
 
@@ -97,12 +97,23 @@ def test_beyond_workers_and_queue_admission_is_refused_at_once_and_what_was_admi
         run(test)
 
 
-def test_a_place_is_taken_from_admission_on_before_there_is_any_work() -> None:
-    with running(workers=1, queue_size=1) as pool:
-        with pool.admit(), pool.admit(), pytest.raises(Overloaded):
-            pool.admit()
-        with pool.admit(), pool.admit():
-            pass
+def test_who_has_yet_to_bring_work_takes_no_place_and_may_find_none_when_he_does() -> None:
+    with running(workers=1, queue_size=0) as pool:
+
+        async def test() -> None:
+            gate = Gate()
+            with pool.admit() as slow, pool.admit() as quick:
+                assert pool.load().admitted == 2
+                held = asyncio.create_task(quick.run(gate.work))
+                await gate.begun()
+                with pytest.raises(Overloaded):
+                    await slow.run(lambda _: None)
+                assert pool.load().refused == 1
+                gate.open()
+                await held
+                assert await slow.run(lambda _: "served after all") == "served after all"
+
+        run(test)
 
 
 def test_each_worker_is_made_and_used_on_a_thread_of_its_own() -> None:
@@ -191,7 +202,7 @@ def test_work_whose_caller_goes_while_it_runs_keeps_its_place_until_it_ends() ->
             with pytest.raises(Overloaded):
                 pool.admit()
             gate.open()
-            await until(lambda: pool.load().admitted == 0)
+            await until(lambda: pool.load().running == 0)
             assert await request(pool, lambda _: "served") == "served"
 
         run(test)
@@ -210,23 +221,23 @@ def test_work_that_waited_too_long_is_not_begun() -> None:
         run(test)
 
 
-def test_a_ticket_runs_one_piece_of_work_after_another_but_not_two_at_once() -> None:
-    with running(workers=2) as pool:
+def test_draining_waits_for_work_that_nobody_awaits_any_more() -> None:
+    pool = Pool(Worker, workers=1, queue_size=0, queue_timeout=PATIENCE)
+    pool.start()
 
-        async def test() -> None:
-            gate = Gate()
-            with pool.admit() as ticket:
-                assert [await ticket.run(lambda _, n=n: n) for n in range(3)] == [0, 1, 2]
-                held = asyncio.create_task(ticket.run(gate.work))
-                await gate.begun()
-                with pytest.raises(RuntimeError, match="one piece of work at a time"):
-                    await ticket.run(lambda _: None)
-                gate.open()
-                await held
-            with pytest.raises(RuntimeError, match="while it is held"):
-                await ticket.run(lambda _: None)
+    async def test() -> None:
+        gate = Gate()
+        gone = asyncio.create_task(request(pool, gate.work))
+        await gate.begun()
+        gone.cancel()
+        drained = asyncio.create_task(pool.drain(PATIENCE))
+        await until(lambda: not pool.accepting and pool.load().admitted == 0)
+        assert not drained.done()
+        gate.open()
+        assert await drained
 
-        run(test)
+    run(test)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("worker-")]
 
 
 def test_draining_finishes_what_was_admitted_and_takes_nothing_more() -> None:
@@ -240,6 +251,7 @@ def test_draining_finishes_what_was_admitted_and_takes_nothing_more() -> None:
         waiting = asyncio.create_task(request(pool, lambda _: "waited"))
         with pool.admit() as still_reading:
             await until(lambda: pool.load().waiting == 1)
+            assert pool.load().admitted == 3
             drained = asyncio.create_task(pool.drain(PATIENCE))
             with pytest.raises(ShuttingDown):
                 while True:  # until the drain has begun

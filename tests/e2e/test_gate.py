@@ -1,0 +1,163 @@
+"""What is let in, what waits and what is refused, while the workers are held busy."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from helpers import PATIENCE, Upload, check_problem, grey, png
+
+from app.inference.pool import Load
+from app.inference.predictor import Prediction, Predictor
+from app.main import create_app
+from app.settings import Settings
+
+IMAGE = png(grey(51))
+WORKERS, QUEUE_SIZE = 2, 3
+
+
+class GatedService:
+    """The app on a real socket, served by a thread of this process: its workers wait where the gate is shut."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self._app = create_app(settings)
+        self._server = uvicorn.Server(uvicorn.Config(self._app, port=0, log_level="error"))
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        while not self._server.started:
+            assert self._thread.is_alive()
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+
+    def load(self) -> Load:
+        load: Load = self._app.state.service.pool.load()
+        return load
+
+    def stop(self) -> None:
+        self.gate.set()
+        self._server.should_exit = True
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def service(
+    models_folder: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[GatedService]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
+    settings = Settings(models=models_folder, workers=WORKERS, queue_size=QUEUE_SIZE)
+    gated = GatedService(settings)
+
+    class Gated(Predictor):
+        def predict(self, *args: Any, **options: Any) -> Prediction:
+            assert gated.gate.wait(PATIENCE)
+            return super().predict(*args, **options)
+
+    monkeypatch.setattr("app.main.Predictor", Gated)
+    gated.start()
+    try:
+        yield gated
+    finally:
+        gated.stop()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def filled(service: GatedService) -> AsyncIterator[tuple[httpx.AsyncClient, list[Any]]]:
+    """A client, and its requests that keep every worker busy and fill the queue."""
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(
+        base_url=service.url, timeout=PATIENCE, limits=limits, trust_env=False
+    ) as client:
+        service.gate.clear()
+        requests = [asyncio.create_task(ask(client)) for _ in range(WORKERS + QUEUE_SIZE)]
+        await until(lambda: (service.load().running, service.load().waiting) == (WORKERS, QUEUE_SIZE))
+        yield client, requests
+
+
+async def ask(client: httpx.AsyncClient) -> httpx.Response:
+    return await client.post("/predict?detector=none", content=IMAGE, headers={"Content-Type": "image/png"})
+
+
+def test_when_all_places_are_taken_the_next_ten_are_refused_and_all_that_were_let_in_succeed(
+    service: GatedService,
+) -> None:
+    async def test() -> None:
+        async with filled(service) as (client, requests):
+            for refused in await asyncio.gather(*(ask(client) for _ in range(10))):
+                check_problem(refused, 503, "overloaded")
+                assert refused.headers["retry-after"] == "1"
+            for path in ("/health/live", "/health/ready", "/models"):
+                assert (await client.get(path)).status_code == 200
+            metrics = (await client.get("/metrics")).text
+            for line in ("refused_total 10.0", "running 2.0", "queue_waiting 3.0", "places 5.0"):
+                assert f"\nagegender_{line}\n" in metrics
+            assert not any(request.done() for request in requests)
+
+            service.gate.set()
+            for answer in await asyncio.gather(*requests):
+                assert answer.status_code == 200
+                assert answer.json()["faces"][0]["age"]["years"] == 20
+            assert service.load() == Load(admitted=0, waiting=0, running=0, refused=10, timed_out=0)
+            assert (await ask(client)).status_code == 200
+
+    asyncio.run(test())
+
+
+def test_a_refusal_comes_before_the_body_is_sent(service: GatedService) -> None:
+    async def test() -> None:
+        async with filled(service) as (_, requests):
+            upload = await asyncio.to_thread(Upload, service, length=len(IMAGE), wait=False)
+            check_problem(await asyncio.to_thread(upload.answer), 503, "overloaded")
+            service.gate.set()
+            await asyncio.gather(*requests)
+
+    asyncio.run(test())
+
+
+def test_what_has_yet_to_arrive_takes_no_place(service: GatedService) -> None:
+    uploads = [Upload(service, length=len(IMAGE)) for _ in range(WORKERS + QUEUE_SIZE + 1)]
+    assert service.load().admitted == len(uploads)
+
+    async def test() -> None:
+        async with filled(service) as (_, requests):
+            uploads[0].send(IMAGE)
+            late = await asyncio.to_thread(uploads[0].answer)
+            check_problem(late, 503, "overloaded")
+            service.gate.set()
+            assert [answer.status_code for answer in await asyncio.gather(*requests)] == [200] * 5
+
+    asyncio.run(test())
+    for upload in uploads[1:]:
+        upload.send(IMAGE)
+        assert upload.answer().status_code == 200
+
+
+def test_a_caller_who_leaves_the_queue_makes_room_for_the_next(service: GatedService) -> None:
+    async def test() -> None:
+        async with filled(service) as (client, requests):
+            requests[-1].cancel()
+            await until(lambda: service.load().waiting == QUEUE_SIZE - 1)
+            requests[-1] = asyncio.create_task(ask(client))
+            await until(lambda: service.load().waiting == QUEUE_SIZE)
+            service.gate.set()
+            assert [answer.status_code for answer in await asyncio.gather(*requests)] == [200] * 5
+            assert service.load().refused == 0
+
+    asyncio.run(test())

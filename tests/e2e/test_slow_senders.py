@@ -1,0 +1,127 @@
+"""Callers who send slowly, in part or never: they cost nobody else an answer, and are cut off in time."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from helpers import PATIENCE, Server, check_problem, grey, png, serving
+
+IMAGE = png(grey(51))
+HEAD = b"POST /predict?detector=none HTTP/1.1\r\nHost: service\r\nContent-Type: image/png\r\n"
+WITH_LENGTH = HEAD + b"Content-Length: %d\r\n\r\n" % len(IMAGE)
+UNFINISHED = {
+    "nothing": b"",
+    "half a line": b"POST /pre",
+    "half a head": HEAD,
+    "no body": WITH_LENGTH,
+    "half a body": WITH_LENGTH + IMAGE[:-1],
+    "half a chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\nff\r\nhalf",
+    "half a part": b"POST /predict HTTP/1.1\r\nHost: service\r\nContent-Length: 1000\r\n"
+    b'Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\nContent-Disposition: form-data; name="im',
+}
+
+
+@contextlib.contextmanager
+def connected(server: Server, count: int = 1) -> Iterator[list[socket.socket]]:
+    address = (server.client.base_url.host, server.client.base_url.port)
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection(address, PATIENCE)) for _ in range(count)]
+
+
+def read_to_the_end(connection: socket.socket) -> bytes:
+    """All that the server sends until it closes the connection."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := connection.recv(4096):
+            received += data
+    return received
+
+
+def until(server: Server, status: int) -> httpx.Response:
+    """The first answer of that status: what others sent or left is known to the server at some later moment."""
+    deadline = time.monotonic() + PATIENCE
+    while (answer := server.predict(IMAGE, detector="none")).status_code != status:
+        assert time.monotonic() < deadline
+    return answer
+
+
+@pytest.fixture(scope="module")
+def patient(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
+    """A service with the usual time for a request to arrive."""
+    with serving(models_folder, empty_cache, "--workers=1", "--queue-size=1") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def hasty(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
+    """A service that gives a request one second to arrive."""
+    with serving(models_folder, empty_cache, "--workers=1", "--arrival-timeout=1") as server:
+        yield server
+
+
+def test_200_of_them_keep_no_answer_from_others(patient: Server) -> None:
+    with connected(patient, 200) as connections:
+        for i, connection in enumerate(connections):
+            connection.sendall(list(UNFINISHED.values())[i % len(UNFINISHED)])
+        for _ in range(10):
+            assert patient.predict(IMAGE, detector="none").status_code == 200
+            for path in ("/health/live", "/health/ready", "/metrics", "/models"):
+                assert patient.client.get(path).status_code == 200
+        # One of them goes on, and is answered.
+        slow = connections[list(UNFINISHED).index("half a body")]
+        slow.sendall(IMAGE[-1:])
+        assert slow.recv(15) == b"HTTP/1.1 200 OK"
+
+
+@pytest.mark.parametrize("sent", UNFINISHED.values(), ids=UNFINISHED)
+def test_what_has_not_arrived_in_time_is_cut_off(hasty: Server, sent: bytes) -> None:
+    with connected(hasty) as (connection,):
+        connection.sendall(sent)
+        assert read_to_the_end(connection) == b""
+    assert hasty.predict(IMAGE).status_code == 200
+    assert "\nagegender_admitted 0.0\n" in hasty.client.get("/metrics").text
+
+
+def test_a_drop_now_and_then_earns_no_more_time(hasty: Server) -> None:
+    with connected(hasty) as (connection,):
+        connection.sendall(WITH_LENGTH.replace(b"%d" % len(IMAGE), b"1000000"))
+        connection.settimeout(0.05)
+        drops = 0
+        with contextlib.suppress(ConnectionError):
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    assert connection.recv(1) == b""
+                    break
+                connection.send(b"x")
+                drops += 1
+                assert drops < PATIENCE / 0.05
+
+
+def test_a_head_without_end_is_refused(patient: Server) -> None:
+    with connected(patient) as (connection,):
+        with contextlib.suppress(ConnectionError):
+            for _ in range(200):
+                connection.sendall(b"X-Padding: " + 1000 * b"x" + b"\r\n" if _ else HEAD)
+        assert read_to_the_end(connection)[:12] in (b"HTTP/1.1 400", b"")
+
+
+def test_bodies_that_fill_the_memory_for_them_leave_no_room_for_another(
+    models_folder: Path, empty_cache: Path
+) -> None:
+    held = HEAD + b"Content-Length: 30000\r\n\r\n" + 20_000 * b"x"
+    with (
+        serving(models_folder, empty_cache, "--workers=1", "--arrival-memory=40000") as server,
+        connected(server, 2) as connections,
+    ):
+        for connection in connections:
+            connection.sendall(held)
+        refused = until(server, 503)
+        check_problem(refused, 503, "overloaded")
+        connections[0].close()
+        until(server, 200)
