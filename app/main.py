@@ -10,11 +10,12 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import health, metrics, models, page, predict, problems
-from app.api.observe import Observe
 from app.api.body import ArrivalMemory
+from app.api.observe import Observe
 from app.api.rate_limit import RateLimit, limit_rate
 from app.api.schemas import ModelAnswer, ModelsAnswer
 from app.api.security import ApiKeys, require_key
@@ -24,7 +25,7 @@ from app.inference.detector_file import DetectorFileError
 from app.inference.pool import Pool
 from app.inference.predictor import Predictor
 from app.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
-from app.settings import Settings
+from app.settings import Settings, listed
 
 logger = logging.getLogger("agegender")
 
@@ -51,11 +52,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # It would send callers to whatever address they say that they called.
+        redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.api_keys = ApiKeys(settings.api_keys)
     app.state.rate_limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
     app.state.metrics = metrics.Metrics()
+    # The last one added is the outermost: errors, too, carry the headers of those around them.
+    app.add_middleware(problems.AnswerDefects)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=listed(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["X-API-Key", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
     app.add_middleware(Observe, metrics=app.state.metrics)
     app.add_middleware(_OneSentence)
     problems.add_handlers(app)
@@ -115,6 +128,7 @@ def start(settings: Settings) -> Service:
         default_model=settings.default_model,
         auto_detector="haar" if yunet is None else "yunet",
         max_bytes=settings.max_bytes,
+        arrival_memory=ArrivalMemory(settings.arrival_memory),
     )
 
 
@@ -128,7 +142,6 @@ class _App(FastAPI):
             # FastAPI leaves out what is null in an example, though the schema requires it.
             schemas[answer.__name__]["example"] = answer.model_json_schema()["example"]
         return document
-        arrival_memory=ArrivalMemory(settings.arrival_memory),
 
 
 class _OneSentence:

@@ -7,6 +7,7 @@ import logging
 import math
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -18,6 +19,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.api.observe import LOGGING
 from app.main import create_app
 from app.settings import Settings
+
+if sys.platform != "win32":
+    import resource
 
 _MAX_HEAD_BYTES = 64 * 1024
 
@@ -38,6 +42,8 @@ def serve(settings: Settings) -> bool:
         proxy_headers=settings.trusted_proxies != "",
         forwarded_allow_ips=settings.trusted_proxies,
         lifespan="on",
+        # Nothing here speaks it; where a library for it is installed, connections would pass to that one's care.
+        ws="none",
         http=partial(_Protocol, arrival_timeout=settings.arrival_timeout),  # type: ignore[arg-type]
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout),
     )
@@ -45,12 +51,19 @@ def serve(settings: Settings) -> bool:
     if obstacle is not None:
         logger.error(obstacle)
         return False
+    _leave_no_core()
     server = _Server(config, on_stop=lambda: app.state.service.pool.close())
     # uvicorn raises the signal that stopped it once more when all is done: an orderly stop exits with 0.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: None)
     server.run()
     return server.started
+
+
+def _leave_no_core() -> None:
+    """A crash shall not write the process's memory, and with it images, to a disk."""
+    if sys.platform != "win32":
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _why_not_listen(host: str, port: int) -> str | None:

@@ -78,6 +78,11 @@ class Settings(BaseSettings):
         description="Comma-separated addresses or networks of proxies whose X-Forwarded-For counts; none: nobody's.",
     )
 
+    cors_origins: str = Field(
+        "",
+        description="Comma-separated origins whose pages may ask from a browser, as in https://example.com; *: all.",
+    )
+
     @field_validator("rate_limit")
     @classmethod
     def _is_a_rate(cls, rate: str) -> str:
@@ -92,7 +97,7 @@ class Settings(BaseSettings):
     @classmethod
     def _are_networks(cls, proxies: str) -> str:
         try:
-            for proxy in _listed(proxies):
+            for proxy in listed(proxies):
                 ipaddress.ip_network(proxy)
         except ValueError:
             raise PydanticCustomError(
@@ -100,6 +105,18 @@ class Settings(BaseSettings):
             ) from None
         return proxies
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: str) -> str:
+        for origin in listed(origins):
+            if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.:\[\]-]+", origin):
+                raise PydanticCustomError(
+                    "origins",
+                    "Input should be origins as browsers send them, such as https://example.com,http://localhost:3000",
+                )
+        return origins
 
-def _listed(comma_separated: str) -> list[str]:
+
+def listed(comma_separated: str) -> list[str]:
+    """The parts of a setting that may hold several, without the spaces around them."""
     return [part for each in comma_separated.split(",") if (part := each.strip())]

@@ -126,9 +126,12 @@ def environment(cache: Path, **extra: str) -> dict[str, str]:
 class Server:
     """`agegender serve` as a process of its own, on a free port."""
 
-    def __init__(self, models: Path, cache: Path, *options: str, **extra: str) -> None:
+    def __init__(
+        self, models: Path, cache: Path, *options: str, cwd: Path | None = None, **extra: str
+    ) -> None:
         self.process = subprocess.Popen(
             [AGEGENDER, "serve", "--port=0", f"--models={models}", *options],
+            cwd=cwd,
             env=environment(cache, **extra),
             stderr=subprocess.PIPE,
             text=True,
@@ -203,9 +206,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(models: Path, cache: Path, *options: str, **extra: str) -> Iterator[Server]:
+def serving(
+    models: Path, cache: Path, *options: str, cwd: Path | None = None, **extra: str
+) -> Iterator[Server]:
     """A `Server` for the length of a `with` block."""
-    server = Server(models, cache, *options, **extra)
+    server = Server(models, cache, *options, cwd=cwd, **extra)
     try:
         yield server
     finally:

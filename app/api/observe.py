@@ -1,4 +1,4 @@
-"""Around every request: its id, one line in the log, a count, and a proper answer where the code below it breaks."""
+"""Around every request: its id, headers that each answer carries, one line in the log, and a count."""
 
 from __future__ import annotations
 
@@ -14,11 +14,21 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.metrics import Metrics
-from app.api.problems import INTERNAL_ERROR, problem_response
+from app.api.problems import INTERNAL_ERROR
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _CLIENT_LEFT = 499
 """Logged, never sent: nginx's number for a client that did not wait for the answer."""
+
+_HEADERS = {
+    # What a browser may do with an answer: show it, and nothing else. Pages set their own.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    # An answer tells about a person: nobody on the way keeps it.
+    "Cache-Control": "no-store",
+}
 
 logger = logging.getLogger("agegender")
 
@@ -48,26 +58,22 @@ class Observe:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = _CLIENT_LEFT
-        except Exception:
-            logger.exception("a defect", extra={"fields": {"request_id": request_id}})
-            if status is not None:
-                raise  # the answer has begun: the server can only cut it off
-            answer = problem_response(INTERNAL_ERROR, INTERNAL_ERROR.example, scope["path"], request_id)
-            await answer(scope, receive, send_with_id)
         finally:
+            # As it is declared: a path that is not there may hold a file's name, as `curl -T` sends it.
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.count_request(route, status or INTERNAL_ERROR.status)
             fields = {
                 "request_id": request_id,
                 "method": scope["method"],
-                "path": scope["path"],
+                "path": route,
                 "status": status,
                 **noted,
                 "ms": round(1000 * (time.perf_counter() - begun), 2),

@@ -39,17 +39,10 @@ def page_router() -> APIRouter:
         {
             "Content-Security-Policy": _OURS_ONLY + "img-src 'self' blob:; media-src blob:",
             "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
-            "Referrer-Policy": "no-referrer",
         },
     )
 
 
 def docs_router() -> APIRouter:
     """The interactive reference and its files, most of which are Swagger UI's, whose icons are `data:`."""
-    return file_router(
-        _DOCS,
-        {
-            "Content-Security-Policy": _OURS_ONLY + "img-src 'self' data:",
-            "Referrer-Policy": "no-referrer",
-        },
-    )
+    return file_router(_DOCS, {"Content-Security-Policy": _OURS_ONLY + "img-src 'self' data:"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.inference.pool import Overloaded, QueueTimeout, ShuttingDown
 from app.inference.predictor import DetectorUnavailable, ImageTooLarge, ImageUnreadable
@@ -17,6 +20,8 @@ from app.inference.variants import ModelUnavailable, UnknownModel
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
+
+logger = logging.getLogger("agegender")
 
 
 class Problem(BaseModel):
@@ -209,6 +214,37 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, api_error)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, http_error)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, validation_error)  # type: ignore[arg-type]
+
+
+class AnswerDefects:
+    """ASGI middleware: what nobody expected is a 500 that says nothing of it, and a line in the log that says all."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting)
+        except ClientDisconnect:
+            raise
+        except Exception:
+            request_id = scope["state"]["request_id"]
+            logger.exception("a defect", extra={"fields": {"request_id": request_id}})
+            if begun:
+                raise  # the server can only cut the answer off
+            answer = problem_response(INTERNAL_ERROR, INTERNAL_ERROR.example, scope["path"], request_id)
+            await answer(scope, receive, send)
 
 
 def _what_is_invalid(request: Request, error: Mapping[str, Any]) -> str:

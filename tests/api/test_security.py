@@ -55,3 +55,37 @@ def test_a_key_may_have_any_letters(models_folder: Path, empty_cache: Path) -> N
 def test_the_log_says_once_where_no_key_is_needed(server: Server, bare_server: Server) -> None:
     assert server.log().count("no API keys are set") == 1
     assert "no API keys are set" not in bare_server.log()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/health/ready", 200),
+        ("GET", "/models", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/openapi.json", 200),
+        ("POST", "/predict?detector=none", 200),
+        ("POST", "/predict?max_faces=0", 422),
+        ("GET", "/predict", 405),
+        ("GET", "/nowhere", 404),
+    ],
+)
+def test_an_answer_is_for_the_caller_alone_and_nothing_in_it_runs(
+    server: Server, method: str, path: str, status: int
+) -> None:
+    content = png(grey(51)) if method == "POST" else b""
+    answer = server.client.request(method, path, content=content)
+    assert answer.status_code == status
+    assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    assert answer.headers["cache-control"] == "no-store"
+    assert not {"server", "x-powered-by"} & set(answer.headers)
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/models/", "/health/live/", "/docs/", "//models"])
+def test_nobody_is_sent_elsewhere(server: Server, path: str) -> None:
+    answer = server.client.get(server.url + path, headers={"Host": "elsewhere.example"})
+    check_problem(answer, 404, "not-found", path)

@@ -1,0 +1,105 @@
+"""Which pages of other origins may ask from a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from helpers import Server, check_problem, grey, in_process, png, serving
+
+from app.inference.predictor import Predictor
+from app.settings import Settings
+
+ORIGIN, OTHER = "https://app.example", "http://localhost:3000"
+STRANGERS = ["https://evil.example", "http://app.example", "https://app.example:8443", "null"]
+
+
+@pytest.fixture(scope="module")
+def open_server(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
+    """Two origins may ask, each caller twice an hour, with a key."""
+    options = ["--workers=1", f"--cors-origins={ORIGIN}, {OTHER}", "--rate-limit=1/hour"]
+    with serving(models_folder, empty_cache, *options, AGEGENDER_API_KEYS="key,second") as running:
+        yield running
+
+
+def may_read(answer: httpx.Response) -> bool:
+    """Whether a browser shows this answer, its request id and its Retry-After to a page of ORIGIN."""
+    exposed = {name.strip() for name in answer.headers.get("access-control-expose-headers", "").split(",")}
+    return answer.headers.get("access-control-allow-origin") in (ORIGIN, "*") and exposed >= {
+        "X-Request-ID",
+        "Retry-After",
+    }
+
+
+def ask_first(server: Server, origin: str) -> httpx.Response:
+    headers = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type, x-api-key, x-request-id",
+    }
+    return server.client.options("/predict", headers=headers)
+
+
+@pytest.mark.parametrize("origin", [ORIGIN, OTHER])
+def test_a_page_that_is_named_may_send_a_photograph_and_a_key(open_server: Server, origin: str) -> None:
+    answer = ask_first(open_server, origin)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == origin
+    assert "POST" in answer.headers["access-control-allow-methods"]
+    allowed = answer.headers["access-control-allow-headers"].lower()
+    assert all(name in allowed for name in ("content-type", "x-api-key", "x-request-id"))
+    assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("origin", STRANGERS)
+def test_any_other_may_not(open_server: Server, origin: str) -> None:
+    for answer in (
+        ask_first(open_server, origin),
+        open_server.client.get("/health/live", headers={"Origin": origin}),
+    ):
+        assert "access-control-allow-origin" not in answer.headers
+
+
+def test_errors_can_be_read_too(open_server: Server) -> None:
+    client, origin = open_server.client, {"Origin": ORIGIN}
+    key = {**origin, "X-API-Key": "key"}
+    read = client.get("/models", headers=key)
+    limited = client.get("/models", headers=key)
+    without_key = client.get("/models", headers=origin)
+    unreadable = client.post("/predict", content=b"bread", headers={**origin, "X-API-Key": "second"})
+    nowhere = client.get("/nowhere", headers=origin)
+    wrong_method = client.get("/predict", headers=origin)
+    assert read.status_code == 200
+    check_problem(limited, 429, "rate-limited", "/models")
+    check_problem(without_key, 401, "unauthorized", "/models")
+    check_problem(unreadable, 400, "image-unreadable")
+    check_problem(nowhere, 404, "not-found", "/nowhere")
+    check_problem(wrong_method, 405, "method-not-allowed")
+    for answer in (read, limited, without_key, unreadable, nowhere, wrong_method):
+        assert may_read(answer)
+        assert "Origin" in answer.headers["vary"]
+
+
+def test_a_defect_can_be_read_too_and_a_star_means_all(
+    models_folder: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    async def ask(_: FastAPI, client: httpx.AsyncClient) -> None:
+        answer = await client.post("/predict", content=png(grey()), headers={"Origin": "https://any.example"})
+        check_problem(answer, 500, "internal-error")
+        assert may_read(answer)
+        assert answer.headers["access-control-allow-origin"] == "*"
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
+    monkeypatch.setattr(Predictor, "predict", break_down)
+    in_process(Settings(models=models_folder, workers=1, cors_origins="*"), ask)
+
+
+def test_by_default_no_page_of_another_origin_may(server: Server) -> None:
+    check_problem(ask_first(server, ORIGIN), 405, "method-not-allowed")
+    assert not may_read(server.client.get("/models", headers={"Origin": ORIGIN}))
