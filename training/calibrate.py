@@ -1,4 +1,4 @@
-"""How sure a trained network may be: fitted on the validation split, which trained nothing."""
+"""How sure a trained network may be, and which age it names: fitted on the validation split, which trained nothing."""
 
 from __future__ import annotations
 
@@ -7,21 +7,43 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.ages import AGES
+from app.inference.ages import AGES, AgeEstimate, AgeInterval, EndCorrection, expectation, quantiles
 
 COVERAGE = 0.8
 """Share of true ages that the interval shall hold."""
 
+LEVELS = ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2)
+"""The quantiles at which its ends stand before they are corrected."""
+
 _TEMPERATURES = np.geomspace(0.25, 4.0, 161)
+
+_KNOTS = range(0, 81, 5)
+"""Ages at which the correction is fitted; older ones are too few to tell apart from the last."""
+
+_REACH = 4
+"""Years around such an age from which faces are taken, more where there are fewer than `_ENOUGH`."""
+
+_ENOUGH = 100
+
+_LEAST_RISE = 0.05
+"""Years by which a corrected end at least rises from one such age to the next, so that ends keep their order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What is built into an exported model."""
+    """What is built into an exported model, or said in its metadata."""
 
     gender_temperature: float = 1.0
-    low_quantile: float = (1 - COVERAGE) / 2
-    high_quantile: float = (1 + COVERAGE) / 2
+    age_estimate: AgeEstimate = "expectation"
+    end_correction: EndCorrection | None = None
+
+    @property
+    def age_interval(self) -> AgeInterval:
+        """As the metadata says it."""
+        low, high = LEVELS
+        return AgeInterval(
+            coverage=COVERAGE, low_quantile=low, high_quantile=high, correction=self.end_correction
+        )
 
 
 def fit(
@@ -31,7 +53,11 @@ def fit(
     male: NDArray[np.bool_],
 ) -> Calibration:
     """From age probabilities (n, 101), gender logits (n,) and what is true of the same faces."""
-    return Calibration(fit_temperature(logits, male), *fit_interval(distributions, age))
+    return Calibration(
+        fit_temperature(logits, male),
+        choose_estimate(distributions, age),
+        fit_end_correction(distributions, age),
+    )
 
 
 def fit_temperature(logits: NDArray[np.floating], male: NDArray[np.bool_]) -> float:
@@ -41,12 +67,29 @@ def fit_temperature(logits: NDArray[np.floating], male: NDArray[np.bool_]) -> fl
     return float(_TEMPERATURES[int(np.argmin(losses))])
 
 
-def fit_interval(distributions: NDArray[np.floating], age: NDArray[np.int64]) -> tuple[float, float]:
-    """Quantile levels, equally far from both ends, between which `COVERAGE` of the true ages (n,) lie."""
-    from_median = np.abs(share_below(distributions, age) - 0.5)
-    # Levels of 0 and 1 would be no quantiles, and an interval of no width would be none.
-    half = float(np.clip(np.quantile(from_median, COVERAGE), 0.001, 0.499))
-    return 0.5 - half, 0.5 + half
+def choose_estimate(distributions: NDArray[np.floating], age: NDArray[np.int64]) -> AgeEstimate:
+    """Which age of the distributions (n, 101) errs less from the true ages (n,) in the mean."""
+    median = quantiles(distributions, (0.5,))[:, 0]
+    better = np.abs(median - age).mean() < np.abs(expectation(distributions) - age).mean()
+    return "median" if better else "expectation"
+
+
+def fit_end_correction(distributions: NDArray[np.floating], age: NDArray[np.int64]) -> EndCorrection:
+    """The correction with which the interval holds `COVERAGE` of the faces of each true age, and not just of all.
+
+    A low end may lie above the true age in a tenth of the faces of an age: that age is where it belongs when it
+    stands at the ninth tenth of those faces' low ends; and the high end likewise.
+    """
+    ends = quantiles(distributions, LEVELS)
+    off = ends - age[:, None]
+    corrected: list[NDArray[np.float64]] = []
+    for knot in _KNOTS:
+        away = np.abs(age - knot)
+        near = off[away <= max(_REACH, np.sort(away)[:_ENOUGH][-1])]
+        here = knot + np.array([np.quantile(near[:, 0], LEVELS[1]), np.quantile(near[:, 1], LEVELS[0])])
+        corrected.append(np.maximum(here, corrected[-1] + _LEAST_RISE) if corrected else here)
+    low, high = np.round(corrected, 3).T.tolist()
+    return EndCorrection(age=tuple(map(float, _KNOTS)), low=tuple(low), high=tuple(high))
 
 
 def share_below(distributions: NDArray[np.floating], age: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -192,20 +192,23 @@ def evaluate(
     cache: CacheOption = DEFAULT_CACHE,
     models: ModelsOption = DEFAULT_MODELS,
 ) -> None:
-    """Measure an exported model, as it is served, on the test splits."""
-    from training import evaluate, report
+    """Measure an exported model, as it is served, on the test splits; ID/evaluation.json keeps the figures."""
+    from training import evaluate, plots, report
 
     catalogue = load_catalogue(models)
     variant = catalogue[model_id.value].variant
-    measured = evaluate.measure(catalogue.session(variant.id), variant.age_interval, data.load(cache))
+    measured = evaluate.measure(
+        catalogue.session(variant.id), variant.age_estimate, variant.age_interval, data.load(cache)
+    )
+    evaluate.store(measured, models / variant.id)
     if as_json:
-        typer.echo(json.dumps({part.dataset: part.as_json() for part in measured}, indent=2))
+        typer.echo(json.dumps(evaluate.as_json(measured), indent=2))
         return
     for part in measured:
         for grid in report.grids(part):
             _print(grid)
-        for sentence in report.sentences(part):
-            out.print(sentence, highlight=False)
+        for sentence in report.calibration_sentences(part) + report.gap_sentences(part):
+            out.print(f"{plots.NAMES[part.dataset]}. {sentence}", highlight=False)
 
 
 @app.command()

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from app.inference.ages import expectation, quantiles
+from app.inference.ages import AgeEstimate, AgeInterval, read_ages
 from app.inference.session import Session
-from app.inference.variants import AgeInterval
 from training.calibrate import Calibration, share_below
 from training.data import FAIRFACE, UTKFACE, Faces
+from training.errors import TrainingError
+from training.files import write_aside
 from training.labels import UNKNOWN_RACE
 from training.splits import TEST
 
+EVALUATION_FILE = "evaluation.json"
 BOOTSTRAP_SAMPLES = 1000
 CALIBRATION_BINS = 15
 SMALL_CHILD = 5
@@ -26,6 +30,9 @@ SMALL_CHILD = 5
 
 FEW = 10
 """Faces below which a group's figures say so little that no gap is named by them."""
+
+MANY = 100
+"""Faces from which on a decade's share of ages held is more than chance."""
 
 FAIRFACE_BINS = np.array([0, 3, 10, 20, 30, 40, 50, 60, 70])
 """First years of FairFace's age bins."""
@@ -68,27 +75,28 @@ class Outcome:
         )
 
 
-def run(session: Session, interval: AgeInterval, faces: Faces, rows: NDArray[np.int64]) -> Outcome:
+def run(
+    session: Session, estimate: AgeEstimate, interval: AgeInterval, faces: Faces, rows: NDArray[np.int64]
+) -> Outcome:
     """Put the crops of `rows` through `session`, read as the service reads them."""
     starts = track(range(0, len(rows), 64), "Evaluating", transient=True)
     parts = [session.run(np.asarray(faces.crops[rows[start : start + 64]])) for start in starts]
     age, male = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
-    return read(age, male, interval, faces, rows)
+    return read(age, male, estimate, interval, faces, rows)
 
 
 def read(
     age: NDArray[np.floating],
     male: NDArray[np.floating],
+    estimate: AgeEstimate,
     interval: AgeInterval,
     faces: Faces,
     rows: NDArray[np.int64],
 ) -> Outcome:
     """Probabilities of ages (n, 101) and of male (n,), said of the faces `rows`, in years."""
-    bounds = quantiles(age, (interval.low_quantile, interval.high_quantile))
+    ages = read_ages(age, estimate, interval)
     return Outcome(
-        years=expectation(age),
-        low=bounds[:, 0],
-        high=bounds[:, 1],
+        **ages._asdict(),
         share_below=share_below(age, faces.age_low[rows]),
         male_probability=male.astype(np.float64),
         age_low=faces.age_low[rows],
@@ -99,13 +107,14 @@ def read(
 
 
 def absolute_error(outcome: Outcome) -> Floats:
-    """|estimate - true age|, years."""
+    """|estimate - true age|, years; of a bin, by how many years it is missed."""
     return np.asarray(np.abs(signed_error(outcome)))
 
 
 def signed_error(outcome: Outcome) -> Floats:
-    """Estimate - true age, years."""
-    return np.asarray(outcome.years - outcome.age_low)
+    """Estimate - true age, years; of a bin, by how many years the estimate lies above or, negative, below it."""
+    above = np.maximum(outcome.years - outcome.age_high, 0)
+    return np.asarray(above + np.minimum(outcome.years - outcome.age_low, 0))
 
 
 def within_five_years(outcome: Outcome) -> Floats:
@@ -119,8 +128,8 @@ def gender_correct(outcome: Outcome) -> Floats:
 
 
 def interval_covers(outcome: Outcome) -> Floats:
-    """1 where the true age lies in the interval."""
-    return ((outcome.low <= outcome.age_low) & (outcome.age_low <= outcome.high)).astype(np.float64)
+    """1 where the true age lies in the interval; of a bin, where the two meet."""
+    return ((outcome.low <= outcome.age_high) & (outcome.age_low <= outcome.high)).astype(np.float64)
 
 
 def interval_width(outcome: Outcome) -> Floats:
@@ -156,22 +165,23 @@ class Calibrated:
 
 Measure = Callable[[Outcome], Floats]
 
+_MEASURES: dict[str, Measure] = {
+    "age_mae": absolute_error,
+    "age_bias": signed_error,
+    "age_cs5": within_five_years,
+    "gender_accuracy": gender_correct,
+    "interval_coverage": interval_covers,
+    "interval_width": interval_width,
+}
+
 MEASURES: dict[str, dict[str, Measure]] = {
-    UTKFACE: {
-        "age_mae": absolute_error,
-        "age_bias": signed_error,
-        "age_cs5": within_five_years,
-        "gender_accuracy": gender_correct,
-        "interval_coverage": interval_covers,
-        "interval_width": interval_width,
-    },
-    FAIRFACE: {
-        "right_bin": right_bin,
-        "right_or_next_bin": right_or_next_bin,
-        "gender_accuracy": gender_correct,
-    },
+    UTKFACE: _MEASURES,
+    FAIRFACE: {"right_bin": right_bin, "right_or_next_bin": right_or_next_bin, **_MEASURES},
 }
 """What is measured on each data set: a value per face, averaged over groups of them."""
+
+GAPS = {key: _MEASURES[key] for key in ("age_mae", "gender_accuracy", "interval_coverage")}
+"""What groups are compared by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +195,22 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
-    """The two race groups between which gender accuracy differs most, among some faces."""
+class Extreme:
+    """A group of one race and gender, its faces, and the mean of a measure over them."""
 
+    name: str
+    n: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The two such groups between which a measure differs most, among faces of some ages."""
+
+    measure: str
     among: str
-    best: str
-    worst: str
+    highest: Extreme
+    lowest: Extreme
     difference: Figure
 
 
@@ -202,7 +222,7 @@ class Measured:
     outcome: Outcome
     groups: list[Group]
     gender_calibration_error: float
-    gender_gaps: list[Gap]
+    gaps: list[Gap]
 
     @property
     def all(self) -> Group:
@@ -213,29 +233,47 @@ class Measured:
         """The groups of one kind, such as the decades."""
         return [group for group in self.groups if group.kind == kind]
 
-    def as_json(self) -> dict[str, Any]:
-        """Everything but the single faces."""
-        return {
-            "groups": [dataclasses.asdict(group) for group in self.groups],
-            "gender_calibration_error": self.gender_calibration_error,
-            "gender_gaps": [dataclasses.asdict(gap) for gap in self.gender_gaps],
+
+def as_json(measured: Sequence[Measured]) -> dict[str, Any]:
+    """Every figure by data set, to four decimal places; the single faces are left out."""
+    everything = {
+        part.dataset: {
+            "groups": [dataclasses.asdict(group) for group in part.groups],
+            "gender_calibration_error": part.gender_calibration_error,
+            "gaps": [dataclasses.asdict(gap) for gap in part.gaps],
         }
+        for part in measured
+    }
+    rounded: dict[str, Any] = json.loads(
+        json.dumps(everything), parse_float=lambda text: round(float(text), 4)
+    )
+    return rounded
 
 
-def measure(session: Session, interval: AgeInterval, faces: Faces) -> list[Measured]:
+def store(measured: Sequence[Measured], folder: Path) -> None:
+    """Keep every figure in `folder`. Raises TrainingError where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(as_json(measured)) + "\n"
+        write_aside(folder / EVALUATION_FILE, lambda partial: partial.write_text(text))
+    except OSError as error:
+        raise TrainingError(f"{folder / EVALUATION_FILE} cannot be written ({error.strerror}).") from error
+
+
+def measure(session: Session, estimate: AgeEstimate, interval: AgeInterval, faces: Faces) -> list[Measured]:
     """Every figure on the test split of each data set that `faces` holds."""
     result = []
     for dataset, measures in MEASURES.items():
         rows = faces.indices(TEST, dataset)
         if len(rows):
-            outcome = run(session, interval, faces, rows)
+            outcome = run(session, estimate, interval, faces, rows)
             result.append(
                 Measured(
                     dataset,
                     outcome,
                     by_group(outcome, measures),
                     expected_calibration_error(outcome),
-                    gender_gaps(outcome),
+                    largest_gaps(outcome),
                 )
             )
     return result
@@ -268,23 +306,41 @@ def confidence_bins(confidence: Floats) -> NDArray[np.int64]:
     return np.minimum(((confidence - 0.5) * 2 * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
 
-def gender_gaps(outcome: Outcome) -> list[Gap]:
-    """The largest gap in gender accuracy between races of at least `FEW` faces, small children apart."""
+def largest_gaps(outcome: Outcome) -> list[Gap]:
+    """The largest gap in each of `GAPS` between groups of one race and gender, of at least `FEW` faces each.
+
+    Small children apart.
+    """
+    pairs = [(name, members) for kind, name, members in groups(outcome) if kind == "race and gender"]
     gaps = []
-    correct = gender_correct(outcome)
-    for among, chosen in stages(outcome):
-        races = [
-            (race, correct[chosen & (outcome.race == race)])
-            for race in sorted(set(outcome.race) - {UNKNOWN_RACE})
-            if (chosen & (outcome.race == race)).sum() >= FEW
-        ]
-        if len(races) < 2:
-            continue
-        races.sort(key=lambda race: float(race[1].mean()))
-        (worst, low), (best, high) = races[0], races[-1]
-        ends = np.percentile(_resampled_means(high, 0) - _resampled_means(low, 1), [2.5, 97.5])
-        gaps.append(Gap(among, best, worst, Figure(float(high.mean() - low.mean()), *map(float, ends))))
+    for key, measure in GAPS.items():
+        values = measure(outcome)
+        for among, chosen in stages(outcome):
+            parts = {name: values[chosen & members] for name, members in pairs}
+            extremes = [
+                Extreme(name, len(part), float(part.mean()))
+                for name, part in parts.items()
+                if len(part) >= FEW
+            ]
+            if len(extremes) < 2:
+                continue
+            highest = max(extremes, key=lambda extreme: extreme.value)
+            lowest = min(extremes, key=lambda extreme: extreme.value)
+            high, low = (_resampled_means(parts[e.name], seed) for seed, e in enumerate((highest, lowest)))
+            ends = np.percentile(high - low, [2.5, 97.5])
+            difference = Figure(highest.value - lowest.value, *map(float, ends))
+            gaps.append(Gap(key, among, highest, lowest, difference))
     return gaps
+
+
+def coverage_by_decade(outcome: Outcome) -> dict[str, float]:
+    """The share of ages that the interval holds, of each decade of at least `MANY` faces."""
+    covers = interval_covers(outcome)
+    return {
+        name: float(covers[members].mean())
+        for kind, name, members in groups(outcome)
+        if kind == "decade" and members.sum() >= MANY
+    }
 
 
 def groups(outcome: Outcome) -> Iterator[tuple[str, str, Bools]]:
@@ -295,6 +351,8 @@ def groups(outcome: Outcome) -> Iterator[tuple[str, str, Bools]]:
         (f"{decade}-{decade + 9}", (outcome.age_low >= decade) & (outcome.age_high <= decade + 9))
         for decade in range(0, 120, 10)
     ]
+    # FairFace's last bin has no end.
+    decades.append(("70 and older", (outcome.age_low == 70) & (outcome.age_high > 79)))
     ranges = list(stages(outcome))
     working = (outcome.age_low >= 21) & (outcome.age_high <= 60)
     candidates = [("all", "all", np.ones(len(outcome), bool))]

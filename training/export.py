@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.inference.session import OnnxSession
-from app.inference.variants import AgeInterval, Variant
+from app.inference.variants import Variant
 from app.vision.align import CROP_SIZE
 from training import calibrate, evaluate, fit, report
 from training.architectures import with_probabilities
-from training.calibrate import COVERAGE, Calibration
+from training.calibrate import Calibration
 from training.data import UTKFACE, Faces
 from training.errors import TrainingError
 from training.splits import VALIDATION
@@ -61,7 +61,7 @@ def calibrated(run: Path, faces: Faces) -> tuple[keras.Model, evaluate.Calibrate
 
     def read(calibration: Calibration) -> evaluate.Outcome:
         male = 1 / (1 + np.exp(-gender / calibration.gender_temperature))
-        return evaluate.read(age, male, _interval(calibration), faces, rows)
+        return evaluate.read(age, male, calibration.age_estimate, calibration.age_interval, faces, rows)
 
     return network, evaluate.Calibrated(calibration, read(Calibration()), read(calibration))
 
@@ -88,8 +88,8 @@ def export(model_id: str, run: Path, faces: Faces, models: Path) -> list[evaluat
         some = rows[:: math.ceil(len(rows) / _COMPARED)]
         difference = convert(model, onnx_file, faces.crops[some])
 
-        interval = _interval(calibration.chosen)
-        measured = evaluate.measure(OnnxSession(onnx_file), interval, faces)
+        chosen = calibration.chosen
+        measured = evaluate.measure(OnnxSession(onnx_file), chosen.age_estimate, chosen.age_interval, faces)
         variant = Variant.model_validate(
             {
                 **_WORDS[record["variant"]],
@@ -101,11 +101,13 @@ def export(model_id: str, run: Path, faces: Faces, models: Path) -> list[evaluat
                 "licence": "For non-commercial research only, as UTKFace is",
                 "created": datetime.now(UTC).replace(microsecond=0),
                 "metrics": report.metrics(measured),
-                "age_interval": interval,
+                "age_estimate": chosen.age_estimate,
+                "age_interval": chosen.age_interval,
             }
         )
         card = report.Card(variant, record, history, calibration, measured, faces, len(some), difference)
         card.write(aside)
+        evaluate.store(measured, aside / model_id)
         (aside / f"{model_id}.json").write_text(variant.model_dump_json(indent=2) + "\n")
 
         publish(model_id, aside, models)
@@ -162,9 +164,3 @@ def _deflate(path: Path) -> None:
         for name in stored.namelist():
             out.writestr(name, stored.read(name))
     os.replace(packed, path)
-
-
-def _interval(calibration: Calibration) -> AgeInterval:
-    return AgeInterval(
-        coverage=COVERAGE, low_quantile=calibration.low_quantile, high_quantile=calibration.high_quantile
-    )

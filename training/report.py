@@ -10,14 +10,18 @@ from typing import Any
 
 from app.inference.variants import Variant
 from training import fit, plots
-from training.calibrate import COVERAGE
 from training.data import FAIRFACE, UTKFACE, Faces
 from training.evaluate import (
     FEW,
+    MANY,
     Calibrated,
     Figure,
+    Gap,
     Group,
     Measured,
+    Outcome,
+    absolute_error,
+    coverage_by_decade,
     expected_calibration_error,
     interval_covers,
     interval_width,
@@ -53,9 +57,14 @@ def _percent(figure: Figure) -> str:
     return f"{100 * figure.value:.1f} % ({100 * figure.low:.1f}-{100 * figure.high:.1f})"
 
 
+def _signed(figure: Figure) -> str:
+    value, low, high = (f"{round(end, 1) + 0.0:+.1f}" for end in dataclasses.astuple(figure))
+    return f"{value} ({low} to {high})"
+
+
 COLUMNS: dict[str, tuple[str, Callable[[Figure], str]]] = {
     "age_mae": ("age MAE, years", _number),
-    "age_bias": ("bias, years", lambda figure: f"{round(figure.value, 1) + 0.0:+.1f}"),
+    "age_bias": ("bias, years", _signed),
     "age_cs5": ("within 5 years", _percent),
     "right_bin": ("age in the right bin", _percent),
     "right_or_next_bin": ("in it or the next", _percent),
@@ -63,7 +72,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Figure], str]]] = {
     "interval_coverage": ("interval holds", _percent),
     "interval_width": ("its width, years", lambda figure: f"{figure.value:.1f}"),
 }
-"""What a figure is called, and how it is written; those without brackets have their interval in the JSON."""
+"""What a figure is called, and how it is written; the width's interval is in the JSON alone."""
 
 
 def grids(measured: Measured) -> list[Grid]:
@@ -127,16 +136,46 @@ def _mae_by_decade(measured: Measured) -> Grid:
     return Grid(title, ("", *parts), rows)
 
 
-def sentences(measured: Measured) -> list[str]:
-    """What tables do not hold: calibration of gender, and the largest gap between races."""
-    lines = [f"Expected calibration error of gender: {_share(measured.gender_calibration_error)}."]
-    for gap in measured.gender_gaps:
-        value, low, high = (100 * end for end in dataclasses.astuple(gap.difference))
-        lines.append(
-            f"Largest gap between race groups in gender accuracy, {gap.among}: {value:.1f} percentage points "
-            f"({low:.1f} to {high:.1f}), between {gap.best} (better) and {gap.worst}."
-        )
-    return lines
+def calibration_sentences(measured: Measured) -> list[str]:
+    """What tables do not hold: calibration of gender, and how evenly the interval holds ages."""
+    return [
+        f"Expected calibration error of gender: {_share(measured.gender_calibration_error)}.",
+        f"In decades of at least {MANY} faces the interval holds {_coverage_range(measured.outcome)}.",
+    ]
+
+
+def gap_sentences(measured: Measured) -> list[str]:
+    """The largest gaps between groups of one race and gender."""
+    return [_gap_sentence(gap) for gap in measured.gaps]
+
+
+def _gap_sentence(gap: Gap) -> str:
+    def write(value: float) -> str:
+        return f"{value:.2f}" if years else f"{100 * value:.1f}"
+
+    years = gap.measure == "age_mae"
+    title = {
+        "age_mae": "age MAE",
+        "gender_accuracy": "gender accuracy",
+        "interval_coverage": "interval coverage",
+    }
+    difference, low, high = map(write, dataclasses.astuple(gap.difference))
+    highest, lowest = (
+        f"{end.name} ({write(end.value)}{'' if years else ' %'}, {end.n:,} faces)"
+        for end in (gap.highest, gap.lowest)
+    )
+    return (
+        f"Largest gap in {title[gap.measure]}, {gap.among}: {difference} "
+        f"{'years' if years else 'percentage points'} ({low} to {high}), from {highest} down to {lowest}."
+    )
+
+
+def _coverage_range(outcome: Outcome) -> str:
+    shares = coverage_by_decade(outcome)
+    if not shares:
+        return "unknown shares: there is no such decade"
+    least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
+    return f"{_share(shares[least])} ({least}) to {_share(shares[most])} ({most})"
 
 
 def calibration(calibrated: Calibrated) -> Grid:
@@ -146,19 +185,20 @@ def calibration(calibrated: Calibrated) -> Grid:
     def row(name: str, write: Callable[[Any], str], measure: Callable[[Any], Any]) -> tuple[str, ...]:
         return (name, write(measure(before)), write(measure(after)))
 
-    low, high = (1 - COVERAGE) / 2, (1 + COVERAGE) / 2
     return Grid(
         f"Calibration on {len(after):,} validation faces",
         ("", "without", "with"),
         [
             ("gender temperature", "1", f"{chosen.gender_temperature:.3f}"),
             row("expected calibration error of gender", _share, expected_calibration_error),
-            (
-                "quantiles of the interval",
-                f"{low:g}, {high:g}",
-                f"{chosen.low_quantile:.3f}, {chosen.high_quantile:.3f}",
+            ("age that is named", "expectation", chosen.age_estimate),
+            row(
+                "its mean absolute error, years",
+                "{:.3f}".format,
+                lambda outcome: absolute_error(outcome).mean(),
             ),
-            row("ages that it holds", _share, lambda outcome: interval_covers(outcome).mean()),
+            row("ages that the interval holds", _share, lambda outcome: interval_covers(outcome).mean()),
+            row(f"of decades of at least {MANY} faces", str, _coverage_range),
             row("mean width, years", "{:.2f}".format, lambda outcome: interval_width(outcome).mean()),
         ],
     )
@@ -282,7 +322,8 @@ says an age with an interval, and a gender with a probability.
 | licence | {variant.licence} |
 | served file | `{variant.id}.onnx`, SHA-256 `{variant.sha256}` |
 
-`agegender-train evaluate {variant.id}` measures every figure below again, from the served file and the prepared faces.
+`agegender-train evaluate {variant.id}` measures every figure below again, from the served file and the prepared
+faces, and keeps them in `{variant.id}/evaluation.json`.
 """
 
     def _use(self) -> str:
@@ -356,8 +397,9 @@ The ring is the epoch that was kept: the least product of UTKFace's age error an
         utkface = self.measured[0]
         tables = _sections(grids(utkface)[:2])
         text = f"""
-Measured through the exported file, on the test splits. Brackets hold 95 % bootstrap intervals. Age is the expectation
-of the distribution; bias is estimate less true age.
+Measured through the exported file, on the test splits. Brackets hold 95 % bootstrap intervals. Age is the
+{self.variant.age_estimate} of the distribution; bias is estimate less true age. FairFace says an age by its bin: there
+an error is by how many years the bin is missed, and an interval holds where it meets the bin.
 
 {tables}
 
@@ -366,26 +408,31 @@ of the distribution; bias is estimate less true age.
 ![Age error by decade]({self.variant.id}/decades.png)
 """
         for other in self.measured[1:]:
-            text += "\n" + _sections(grids(other)[:1])
+            text += "\n" + _sections(grids(other)[:2])
         return text
 
     def _groups(self) -> str:
-        gaps = [f"- {NAMES[part.dataset]}. {line}" for part in self.measured for line in sentences(part)[1:]]
+        gaps = [f"- {NAMES[part.dataset]}. {line}" for part in self.measured for line in gap_sentences(part)]
         tables = []
         for part in self.measured:
             _, _, race_and_gender_apart, both, small_children, *by_decade = grids(part)
             tables += [_sections([race_and_gender_apart, small_children]), _folded([both, *by_decade])]
         intro = (
-            f"Race groups of fewer than {FEW} faces are left out of the gaps, and the interval of a gap takes its two "
-            "groups as given."
+            f"Gaps are between groups of one race and gender. Those of fewer than {FEW} faces are left out, and the "
+            "interval of a gap takes its two groups as given."
         )
         return "\n\n".join(["\n".join(gaps), intro, *tables])
 
     def _calibration(self) -> str:
-        lines = "\n".join(f"- {NAMES[part.dataset]}, test. {sentences(part)[0]}" for part in self.measured)
+        lines = "\n".join(
+            f"- {NAMES[part.dataset]}, test. {line}"
+            for part in self.measured
+            for line in calibration_sentences(part)
+        )
         return f"""
-A temperature on the gender logit and a pair of quantiles of the age distribution were fitted on the validation split of
-UTKFace, and are checked on test:
+On the validation split of UTKFace a temperature on the gender logit was fitted, the age that errs less was chosen,
+and the ends of the age interval, quantiles of the distribution, were moved by a curve that rises with age, so that
+faces of every age are held equally often. It is checked on test:
 
 {calibration(self.calibrated).markdown()}
 
@@ -402,8 +449,8 @@ Left: each dot is a bin of probabilities, its area the share of faces in it. Rig
 - UTKFace and FairFace are pictures from the web: famous people, posed and well lit, are over-represented.
 - Error grows with age; see the tables. Ages end at 100.
 - In children under 5 the gender label can hardly be seen in the face.
-- The interval is made to hold the true age in {self.variant.age_interval.coverage:.0%} of faces like UTKFace's on the
-  whole, not in each group.
+- The interval is made to hold the true age in {self.variant.age_interval.coverage:.0%} of faces like UTKFace's of about
+  each age, not in each other group.
 - On {self.compared} validation faces ONNX Runtime and Keras differed by at most {self.difference:.1g} in any
   probability.
 """

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.ages import expectation, quantiles
+from app.inference.ages import read_ages
 from app.inference.session import Session
-from app.inference.variants import AgeInterval, Catalogue
+from app.inference.variants import Catalogue, Variant
 from app.vision.align import crop_face, crop_whole
 from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
 from app.vision.detect import DEFAULT_MAX_SIDE, Box, Face, Haar, Landmarks, YuNet, landmark_pixels
@@ -128,7 +128,7 @@ class Predictor:
         """
         begun = time.perf_counter()
         session = self._catalogue.session(model)
-        interval = self._catalogue[model].variant.age_interval
+        variant = self._catalogue[model].variant
         finder = self._detector(detector)
 
         image = decode(data, self._max_pixels)
@@ -140,7 +140,7 @@ class Predictor:
         detected = time.perf_counter()
 
         crops = [crop_face(image, face) for face in faces] if finder else [crop_whole(image)]
-        estimates = _estimate(session, interval, faces, crops)
+        estimates = _estimate(session, variant, faces, crops)
         predicted = time.perf_counter()
 
         return Prediction(
@@ -185,23 +185,23 @@ class Predictor:
 
 
 def _estimate(
-    session: Session, interval: AgeInterval, faces: list[Face], crops: list[NDArray[np.uint8]]
+    session: Session, variant: Variant, faces: list[Face], crops: list[NDArray[np.uint8]]
 ) -> tuple[FaceEstimate, ...]:
     """Run the model on all crops at once, and read its probabilities in years and labels."""
     if not faces:
         return ()
     age, male = session.run(np.stack(crops))
-    years = expectation(age)
-    bounds = quantiles(age, (interval.low_quantile, interval.high_quantile))
+    ages = read_ages(age, variant.age_estimate, variant.age_interval)
+    coverage = variant.age_interval.coverage
     return tuple(
         FaceEstimate(
             box=face.box,
             confidence=face.confidence,
             landmarks=face.landmarks,
-            age=Age(float(mean), float(low), float(high), interval.coverage),
+            age=Age(float(years), float(low), float(high), coverage),
             gender=_gender(float(probability)),
         )
-        for face, mean, (low, high), probability in zip(faces, years, bounds, male, strict=True)
+        for face, years, low, high, probability in zip(faces, *ages, male, strict=True)
     )
 
 

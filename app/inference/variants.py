@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from app.inference.ages import AgeEstimate, AgeInterval
 from app.inference.session import KerasMissing, KerasSession, OnnxSession, Session, SessionInvalid
 from app.vision.align import CROP_SIZE
 
@@ -41,22 +42,6 @@ class Metrics(BaseModel):
     n: int = Field(gt=0, description="Faces measured on.")
 
 
-class AgeInterval(BaseModel):
-    """The quantiles of the age distribution that hold the true age with probability `coverage`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    coverage: float = Field(gt=0, lt=1)
-    low_quantile: float = Field(gt=0, lt=1)
-    high_quantile: float = Field(gt=0, lt=1)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> AgeInterval:
-        if self.low_quantile >= self.high_quantile:
-            raise ValueError("low_quantile must be below high_quantile")
-        return self
-
-
 class Variant(BaseModel):
     """`models/ID.json`: all that is known about a model without running it."""
 
@@ -73,6 +58,7 @@ class Variant(BaseModel):
     licence: Text
     created: AwareDatetime
     metrics: Metrics
+    age_estimate: AgeEstimate = "expectation"
     age_interval: AgeInterval
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.inference.ages import AGES, expectation, quantiles
+from app.inference.ages import AGES, AgeInterval, EndCorrection, expectation, quantiles, read_ages
 
 
 def one_age(age: int) -> np.ndarray:
@@ -62,3 +62,51 @@ def test_each_row_is_read_by_itself() -> None:
 def test_no_rows_give_no_ages() -> None:
     assert expectation(np.zeros((0, AGES))).shape == (0,)
     assert quantiles(np.zeros((0, AGES)), (0.1, 0.9)).shape == (0, 2)
+
+
+SKEWED = one_age(20) * 0.6 + one_age(50) * 0.4
+PLAIN = AgeInterval(coverage=0.8, low_quantile=0.1, high_quantile=0.9)
+
+
+def test_the_estimate_is_the_expectation_or_the_median() -> None:
+    assert read_ages(SKEWED, "expectation", PLAIN).years[0] == pytest.approx(32)
+    assert read_ages(SKEWED, "median", PLAIN).years[0] == pytest.approx(20.333, abs=1e-3)
+
+
+def corrected(ends: tuple[float, float]) -> tuple[float, float]:
+    """Where the ends of an interval come to lie when 20 is to become 10, 40 to become 60, and so on between."""
+    distribution = np.concatenate([one_age(int(end)) for end in ends]).mean(axis=0, keepdims=True)
+    correction = EndCorrection(age=(10, 60), low=(20, 40), high=(30, 50))
+    interval = AgeInterval(coverage=0.5, low_quantile=0.25, high_quantile=0.75, correction=correction)
+    ages = read_ages(distribution, "expectation", interval)
+    return float(ages.low[0]), float(ages.high[0])
+
+
+@pytest.mark.parametrize(
+    ("ends", "moved"),
+    [
+        ((20, 50), (10, 60)),  # as said
+        ((24, 45), (20, 47.5)),  # a part of the way between
+        ((15, 60), (5, 70)),  # beyond the outermost: as there
+        ((5, 95), (0, 100.5)),  # but not beyond what ages there are
+    ],
+)
+def test_the_ends_are_moved_along_the_correction(
+    ends: tuple[float, float], moved: tuple[float, float]
+) -> None:
+    assert corrected(ends) == pytest.approx(moved)
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=AGES, max_size=AGES).filter(lambda weights: sum(weights) > 0.1),
+    st.sampled_from(["expectation", "median"]),
+    st.lists(st.floats(0, 100), min_size=6, max_size=6, unique=True),
+)
+def test_the_interval_holds_the_estimate_whatever_moves_its_ends(
+    weights: list[float], estimate: str, points: list[float]
+) -> None:
+    a, b, c, d, e, f = points
+    correction = EndCorrection(age=sorted((a, b)), low=sorted((c, d)), high=sorted((e, f)))
+    interval = PLAIN.model_copy(update={"correction": correction})
+    ages = read_ages(np.array([weights]), estimate, interval)  # type: ignore[arg-type]
+    assert 0 <= ages.low[0] <= ages.years[0] <= ages.high[0] <= 100.5

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_models import put_model, tiny_onnx
 
-from app.inference.predictor import DetectorUnavailable, Prediction, Predictor
+from app.inference.predictor import Age, DetectorUnavailable, Prediction, Predictor
 from app.inference.variants import UnknownModel, load_catalogue
 from app.vision.decode import ImageTooLarge, ImageUnreadable
 
@@ -62,6 +62,25 @@ def test_the_interval_is_the_one_that_the_model_asks_for(tmp_path: Path) -> None
     )
     assert wide.low < narrow.low < narrow.years < narrow.high < wide.high
     assert (narrow.coverage, wide.coverage) == (0.4, 0.9)
+
+
+def test_estimate_and_interval_are_read_as_the_metadata_say(tmp_path: Path) -> None:
+    # At level 1 the tiny model's bell of 2 years is cut off at age 0, so that its mean lies above its median.
+    interval = {"coverage": 0.8, "low_quantile": 0.1, "high_quantile": 0.9}
+    wider = {"age": [0, 100], "low": [10, 110], "high": [-10, 90]}
+    put_model(tmp_path, "mean", age_interval=interval)
+    put_model(tmp_path, "median", age_interval=interval, age_estimate="median")
+    put_model(tmp_path, "wider", age_interval={**interval, "correction": wider})
+    one = Predictor(load_catalogue(tmp_path), yunet_path=None)
+
+    def age(model: str, level: int) -> Age:
+        return one.predict(grey(level), model=model, detector="none").faces[0].age
+
+    assert age("mean", 1).years > age("median", 1).years + 0.1
+    plain, moved = age("mean", 128), age("wider", 128)
+    assert (moved.years, moved.low, moved.high) == pytest.approx(
+        (plain.years, plain.low - 10, plain.high + 10)
+    )
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,11 @@ def test_a_model_that_breaks_the_contract_is_refused_by_name(tmp_path: Path) -> 
     assert "tiny.onnx is not a model that ONNX Runtime can run" in sentence(tmp_path)
 
 
+def corrected(**correction: list[float]) -> dict[str, object]:
+    quantiles = {"coverage": 0.8, "low_quantile": 0.1, "high_quantile": 0.9}
+    return {"age_interval": {**quantiles, "correction": correction}}
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -101,6 +106,10 @@ def test_a_model_that_breaks_the_contract_is_refused_by_name(tmp_path: Path) -> 
         ({"metrics": {"age_mae": float("nan"), "gender_accuracy": 0.9, "n": 1}}, "(metrics.age_mae: "),
         ({"metrics": {"age_mae": 4, "gender_accuracy": 0.9, "n": 1, "by": "me"}}, "(metrics.by: "),
         ({"age_interval": {"coverage": 0.8, "low_quantile": 0.9, "high_quantile": 0.1}}, "must be below"),
+        ({"age_estimate": "mode"}, "(age_estimate: "),
+        (corrected(age=[0, 50], low=[1, 51], high=[2, 2]), "must be equally long and rise"),
+        (corrected(age=[0, 50], low=[1, 51], high=[2]), "must be equally long and rise"),
+        (corrected(age=[], low=[], high=[]), "(age_interval.correction.age: "),
         ({"surprise": 1}, "(surprise: "),
     ],
 )

@@ -3,8 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.inference.ages import quantiles
-from training.calibrate import fit, fit_interval, fit_temperature, share_below
+from app.inference.ages import read_ages
+from training.calibrate import (
+    Calibration,
+    choose_estimate,
+    fit,
+    fit_end_correction,
+    fit_temperature,
+    share_below,
+)
 
 YEARS = np.arange(101)
 
@@ -30,27 +37,57 @@ def test_the_temperature_is_found_by_which_logits_were_multiplied(temperature: f
     assert fit_temperature(honest * temperature, male) == pytest.approx(temperature, rel=0.05)
 
 
-def test_an_honest_distribution_keeps_its_tenths() -> None:
-    estimates, age = people(scatter=5)
-    assert fit_interval(bells(estimates, width=5), age) == pytest.approx((0.1, 0.9), abs=0.012)
+@pytest.mark.parametrize(("middle", "tail", "better"), [(34, 0.3, "median"), (30, 0.5, "expectation")])
+def test_the_estimate_that_errs_less_is_chosen(middle: int, tail: float, better: str) -> None:
+    # Faces of 34 years, seen as `middle` with a tail at 40: the mean is 35.8, or 35 where the median is 30.
+    distributions = np.zeros((20, 101))
+    distributions[:, middle] = 1 - tail
+    distributions[:, 40] = tail
+    assert choose_estimate(distributions, np.full(20, 34)) == better
 
 
-@pytest.mark.parametrize("width", [2.5, 10.0])
-def test_a_distribution_too_sure_or_too_shy_gets_levels_that_hold_80_percent(width: float) -> None:
+def held(distributions: np.ndarray, age: np.ndarray, calibration: Calibration) -> np.ndarray:
+    ages = read_ages(distributions, calibration.age_estimate, calibration.age_interval)
+    return (ages.low <= age) & (age <= ages.high)
+
+
+@pytest.mark.parametrize("width", [2.5, 5.0, 10.0])
+def test_a_distribution_honest_or_too_sure_or_too_shy_gets_ends_that_hold_80_percent(width: float) -> None:
     estimates, age = people(scatter=5)
     distributions = bells(estimates, width)
-    low, high = fit_interval(distributions, age)
-    assert low + high == pytest.approx(1)
-    assert (low < 0.1) == (width < 5)
-    ends = quantiles(distributions, (low, high))
-    assert ((ends[:, 0] <= age) & (age <= ends[:, 1])).mean() == pytest.approx(0.8, abs=0.005)
+    calibration = Calibration(end_correction=fit_end_correction(distributions, age))
+    assert held(distributions, age, Calibration()).mean() == pytest.approx(
+        {2.5: 0.49, 5.0: 0.8, 10.0: 0.99}[width], abs=0.02
+    )
+    assert held(distributions, age, calibration).mean() == pytest.approx(0.8, abs=0.02)
 
 
-def test_levels_stay_inside_0_and_1_where_nothing_can_be_held() -> None:
-    low, high = fit_interval(bells(np.full(50, 20.0), width=0.5), np.full(50, 90))
-    assert 0 < low < high < 1
-    low, high = fit_interval(bells(np.full(50, 20.0), width=5), np.full(50, 20))
-    assert 0 < low < high < 1
+def test_faces_of_every_age_are_held_equally_often_though_the_network_leans_to_the_middle() -> None:
+    random = np.random.default_rng(0)
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        age = random.integers(10, 80, n)
+        said = 40 + 0.8 * (age - 40) + random.normal(0, 6, n)
+        return bells(said, width=7), age
+
+    def shares(calibration: Calibration) -> list[float]:
+        holds = held(distributions, age, calibration)
+        return [float(holds[age // 10 == decade].mean()) for decade in range(1, 8)]
+
+    correction = fit_end_correction(*draw(4000))
+    distributions, age = draw(4000)  # others than it was fitted on
+    before, after = shares(Calibration()), shares(Calibration(end_correction=correction))
+    assert min(before) < 0.7
+    assert max(before) > 0.86
+    assert min(after) > 0.76
+    assert max(after) < 0.84
+
+
+@pytest.mark.parametrize("age", [np.full(7, 90), np.arange(0, 90, 3).repeat(50)])
+def test_a_network_that_says_the_same_of_all_gets_a_correction_too(age: np.ndarray) -> None:
+    correction = fit_end_correction(bells(np.full(len(age), 20.0), width=5), age)
+    for column in (correction.age, correction.low, correction.high):
+        assert (np.diff(column) > 0).all()
 
 
 def test_the_share_below_counts_half_of_the_age_itself() -> None:
@@ -68,4 +105,5 @@ def test_all_of_it_is_fitted_at_once() -> None:
     calibration = fit(bells(estimates, 2.5), logits, age, np.ones(4000, bool))
     # Right three times in four: a logit of log 3.
     assert 4 / calibration.gender_temperature == pytest.approx(np.log(3), rel=0.02)
-    assert calibration.low_quantile < 0.03
+    assert calibration.age_estimate in ("expectation", "median")
+    assert held(bells(estimates, 2.5), age, calibration).mean() == pytest.approx(0.8, abs=0.02)

@@ -5,16 +5,19 @@ import json
 import numpy as np
 import pytest
 
-from app.inference.variants import AgeInterval
+from app.inference.ages import AgeInterval
 from training.data import FAIRFACE, UTKFACE, Faces
 from training.evaluate import (
     MEASURES,
+    Gap,
     Group,
     Outcome,
+    as_json,
     by_group,
+    coverage_by_decade,
     expected_calibration_error,
     figure,
-    gender_gaps,
+    largest_gaps,
     measure,
 )
 
@@ -106,6 +109,30 @@ def test_fairface_is_measured_by_bins() -> None:
     assert named(by_group(next_one, MEASURES[FAIRFACE]), "all")["right_or_next_bin"] == 1
 
 
+def test_a_bin_is_missed_by_the_years_outside_it_and_held_where_the_interval_meets_it() -> None:
+    faces = outcome(
+        years=[9.0, 15.0, 26.0, 84.0, 58.0],
+        age=[10, 10, 10, 70, 70],
+        age_high=[19, 19, 19, 116, 116],
+        interval=4.0,
+    )
+    groups = by_group(faces, MEASURES[FAIRFACE])
+    figures = named(groups, "all")
+    assert figures["age_mae"] == pytest.approx((1 + 0 + 7 + 0 + 12) / 5)
+    assert figures["age_bias"] == pytest.approx((-1 + 0 + 7 + 0 - 12) / 5)
+    assert figures["age_cs5"] == pytest.approx(3 / 5)
+    assert figures["interval_coverage"] == pytest.approx(3 / 5)
+    assert named(groups, "10-19")["n"] == 3
+    assert named(groups, "70 and older")["age_mae"] == 6
+
+
+def test_decades_of_a_hundred_faces_say_how_evenly_the_interval_holds() -> None:
+    ages = [25] * 100 + [35] * 99 + [45] * 120
+    off = [0.0] * 70 + [9.0] * 30 + [9.0] * 99 + [0.0] * 90 + [-9.0] * 30
+    faces = outcome([age + error for age, error in zip(ages, off, strict=True)], ages)
+    assert coverage_by_decade(faces) == {"20-29": pytest.approx(0.7), "40-49": pytest.approx(0.75)}
+
+
 def test_a_bootstrap_interval_holds_the_mean_and_is_as_wide_as_theory_says() -> None:
     values = np.random.default_rng(0).normal(10, 3, 900)
     result = figure(values)
@@ -129,24 +156,37 @@ def test_calibration_error_is_the_mean_gap_over_bins() -> None:
     assert expected_calibration_error(mixed) == pytest.approx(0.3)
 
 
-def test_the_largest_gap_between_races_is_named() -> None:
-    sizes = {"Asian": 50, "Black": 50, "White": 50, "unknown": 5}
-    right = {"Asian": 45, "Black": 40, "White": 48, "unknown": 0}
-    race = [name for name, n in sizes.items() for _ in range(n)]
-    correct = [i < right[name] for name, n in sizes.items() for i in range(n)]
+def gap_in(faces: Outcome, measure: str, among: str) -> Gap:
+    (gap,) = [gap for gap in largest_gaps(faces) if (gap.measure, gap.among) == (measure, among)]
+    return gap
+
+
+def test_the_largest_gap_between_groups_of_race_and_gender_is_named() -> None:
+    sizes = {("Asian", True): 50, ("Asian", False): 50, ("White", True): 50, ("unknown", True): 50}
+    right = {("Asian", True): 45, ("Asian", False): 40, ("White", True): 48, ("unknown", True): 0}
+    people = [group for group, n in sizes.items() for _ in range(n)]
+    correct = [i < right[group] for group, n in sizes.items() for i in range(n)]
+    male = [is_male for _, is_male in people]
     adults = outcome(
-        [30] * 155,
-        [30] * 155,
-        race=race,
-        male=[True] * 155,
-        male_probability=[0.9 if ok else 0.1 for ok in correct],
+        [30.0] * 50 + [33.0] * 50 + [31.0] * 100,
+        [30] * 200,
+        race=[race for race, _ in people],
+        male=male,
+        male_probability=[0.9 if ok == is_male else 0.1 for ok, is_male in zip(correct, male, strict=True)],
     )
-    (gap,) = gender_gaps(adults)
-    assert (gap.among, gap.best, gap.worst) == ("5 and older", "White", "Black")
+    gap = gap_in(adults, "gender_accuracy", "5 and older")
+    assert (gap.highest.name, gap.highest.n, gap.highest.value) == ("White, male", 50, 0.96)
+    assert (gap.lowest.name, gap.lowest.n, gap.lowest.value) == ("Asian, female", 50, 0.8)
     assert gap.difference.value == pytest.approx(0.16)
     # Standard error: sqrt(0.96 * 0.04 / 50 + 0.8 * 0.2 / 50) = 0.063
     assert gap.difference.low == pytest.approx(0.16 - 1.96 * 0.063, abs=0.03)
     assert gap.difference.high == pytest.approx(0.16 + 1.96 * 0.063, abs=0.03)
+    years = gap_in(adults, "age_mae", "5 and older")
+    assert (years.highest.name, years.lowest.name, years.difference.value) == (
+        "Asian, female",
+        "Asian, male",
+        3,
+    )
 
 
 def test_gaps_are_named_for_small_children_apart_and_never_by_a_handful() -> None:
@@ -154,10 +194,15 @@ def test_gaps_are_named_for_small_children_apart_and_never_by_a_handful() -> Non
     age = [2] * 20 + [30] * 29
     race = ["Asian", "Black"] * 20 + ["White"] * 9
     right = [0.9, 0.1] * 10 + [0.1, 0.9] * 10 + [0.1] * 9
-    gaps = gender_gaps(outcome([float(a) for a in age], age, race=race, male_probability=right))
-    named = [(gap.among, gap.best, gap.worst, gap.difference.value) for gap in gaps]
-    assert named == [("5 and older", "Black", "Asian", 1), ("under 5", "Asian", "Black", 1)]
-    assert gender_gaps(outcome([30.0] * 5, [30] * 5, race=list("abcde"))) == []
+    faces = outcome([float(a) for a in age], age, race=race, male_probability=right)
+    adults, children = (gap_in(faces, "gender_accuracy", among) for among in ("5 and older", "under 5"))
+    assert (adults.highest.name, adults.lowest.name, adults.difference.value) == (
+        "Black, male",
+        "Asian, male",
+        1,
+    )
+    assert (children.highest.name, children.lowest.name) == ("Asian, male", "Black, male")
+    assert largest_gaps(outcome([30.0] * 5, [30] * 5, race=list("abcde"))) == []
 
 
 class Halves:
@@ -181,7 +226,7 @@ def test_a_model_is_measured_on_the_test_split_alone_and_as_the_service_reads_it
         name=np.array(list("abcde")),
     )
     interval = AgeInterval(coverage=0.8, low_quantile=0.25, high_quantile=0.75)
-    utkface, fairface = measure(Halves(), interval, faces)
+    utkface, fairface = measure(Halves(), "expectation", interval, faces)
     assert utkface.all.n == 2
     assert utkface.all.figures["age_mae"].value == 2  # the mean of both ages is 30
     assert utkface.all.figures["interval_width"].value == 20  # the quartiles lie in the middle of either
@@ -189,4 +234,9 @@ def test_a_model_is_measured_on_the_test_split_alone_and_as_the_service_reads_it
     assert utkface.gender_calibration_error == pytest.approx(0.25)
     assert (fairface.dataset, fairface.all.n) == (FAIRFACE, 1)
     assert fairface.all.figures["right_or_next_bin"].value == 1
-    assert json.loads(json.dumps(utkface.as_json()))["groups"][0]["figures"]["age_mae"]["value"] == 2
+    stored = json.loads(json.dumps(as_json([utkface, fairface])))
+    assert stored["utkface"]["groups"][0]["figures"]["age_mae"]["value"] == 2
+    assert stored["fairface"]["groups"][0]["figures"]["interval_coverage"]["value"] == 1
+    (utkface, _) = measure(Halves(), "median", interval, faces)
+    # Half lies below every age from 20.5 to 39.5: the last of them is the median.
+    assert utkface.all.figures["age_mae"].value == pytest.approx((9.5 + 5.5) / 2)
