@@ -43,7 +43,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 ONE_SENTENCE = (ModelsInvalid, UnknownModel, ModelUnavailable, DetectorUnavailable, DetectorFileError)
 """Errors that say all there is to say."""
 
-_METAVARS: dict[Any, str] = {bool: "BOOLEAN", int: "INTEGER", float: "NUMBER"}
+_METAVARS: dict[Any, str] = {bool: "BOOLEAN", int: "INTEGER", int | None: "INTEGER", float: "NUMBER"}
 
 
 def _fail(message: object) -> NoReturn:

@@ -59,19 +59,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.api_keys = ApiKeys(settings.api_keys)
     app.state.rate_limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
     app.state.metrics = metrics.Metrics()
-    # The last one added is the outermost: errors, too, carry the headers of those around them.
-    app.add_middleware(problems.AnswerDefects)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=listed(settings.cors_origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["X-API-Key", "X-Request-ID"],
-            expose_headers=["X-Request-ID", "Retry-After"],
-        )
-    app.add_middleware(Observe, metrics=app.state.metrics)
+    _observe(app, settings.cors_origins)
     app.add_middleware(_OneSentence)
-    problems.add_handlers(app)
     for guarded in (predict.router, models.router):
         app.include_router(
             guarded,
@@ -79,11 +68,37 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             responses=problems.openapi_responses(problems.RATE_LIMITED),
         )
     app.include_router(health.router)
-    app.include_router(metrics.router)
+    if settings.metrics_port is None:
+        app.include_router(metrics.router)
     app.include_router(page.docs_router())
     if settings.page:
         app.include_router(page.page_router())
     return app
+
+
+def create_metrics_app(watched: FastAPI) -> FastAPI:
+    """The ASGI app that shows the metrics of `watched`, and nothing else: for a port of its own."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
+    app.state.metrics = watched.state.metrics
+    _observe(app)
+    app.include_router(metrics.router)
+    return app
+
+
+def _observe(app: FastAPI, cors_origins: str = "") -> None:
+    """Put around `app` what answers errors, what browsers need, and what counts and logs each request."""
+    problems.add_handlers(app)
+    # The last one added is the outermost: errors, too, carry the headers of those around them.
+    app.add_middleware(problems.AnswerDefects)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=listed(cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["X-API-Key", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    app.add_middleware(Observe, metrics=app.state.metrics)
 
 
 def start(settings: Settings) -> Service:

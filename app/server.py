@@ -11,14 +11,15 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.observe import LOGGING
-from app.main import create_app
-from app.settings import Settings
+from app.main import create_app, create_metrics_app
+from app.settings import ENV_PREFIX, Settings
 
 if sys.platform != "win32":
     import resource
@@ -31,33 +32,41 @@ logger = logging.getLogger("agegender")
 def serve(settings: Settings) -> bool:
     """Serve until SIGTERM or SIGINT, then finish what was accepted. False where the service could not start."""
     app = create_app(settings)
-    config = uvicorn.Config(
+    obstacle = _why_not_listen(settings.host, settings.port, "port")
+    metrics_config = None
+    if settings.metrics_port is not None:
+        obstacle = obstacle or _why_not_listen(settings.host, settings.metrics_port, "metrics_port")
+        metrics_config = _config(create_metrics_app(app), settings, settings.metrics_port, lifespan="off")
+    config = _config(app, settings, settings.port, lifespan="on")
+    if obstacle is not None:
+        logger.error(obstacle)
+        return False
+    _leave_no_core()
+    server = _Server(config, metrics_config, on_stop=lambda: app.state.service.pool.close())
+    # uvicorn raises the signal that stopped it once more when all is done: an orderly stop exits with 0.
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, lambda *_: None)
+    server.run()
+    return server.started
+
+
+def _config(app: FastAPI, settings: Settings, port: int, lifespan: Literal["on", "off"]) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         host=settings.host,
-        port=settings.port,
+        port=port,
         log_config=LOGGING,
         access_log=False,
         server_header=False,
         # By default uvicorn believes whoever speaks from this machine.
         proxy_headers=settings.trusted_proxies != "",
         forwarded_allow_ips=settings.trusted_proxies,
-        lifespan="on",
+        lifespan=lifespan,
         # Nothing here speaks it; where a library for it is installed, connections would pass to that one's care.
         ws="none",
         http=partial(_Protocol, arrival_timeout=settings.arrival_timeout),  # type: ignore[arg-type]
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout),
     )
-    obstacle = _why_not_listen(settings.host, settings.port)
-    if obstacle is not None:
-        logger.error(obstacle)
-        return False
-    _leave_no_core()
-    server = _Server(config, on_stop=lambda: app.state.service.pool.close())
-    # uvicorn raises the signal that stopped it once more when all is done: an orderly stop exits with 0.
-    for stop in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(stop, lambda *_: None)
-    server.run()
-    return server.started
 
 
 def _leave_no_core() -> None:
@@ -66,7 +75,7 @@ def _leave_no_core() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _why_not_listen(host: str, port: int) -> str | None:
+def _why_not_listen(host: str, port: int, setting: str) -> str | None:
     """What keeps the service from listening there; uvicorn would say it with a number, after all was loaded."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -76,19 +85,44 @@ def _why_not_listen(host: str, port: int) -> str | None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
     except OSError as error:
+        option = f"--{setting.replace('_', '-')} ({ENV_PREFIX}{setting.upper()})"
         return (
             f"The service cannot listen on host {host}, port {port} ({error.strerror}): stop what uses it, or "
-            "choose another by --port (AGEGENDER_PORT) or --host (AGEGENDER_HOST)."
+            f"choose another by {option} or --host (AGEGENDER_HOST)."
         )
     return None
 
 
 class _Server(uvicorn.Server):
-    """Calls `on_stop`, on the event loop, at the first signal: before connections begin to close."""
+    """Listens for a second app as well, where there is one, and stops for both together.
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+    Calls `on_stop`, on the event loop, at the first signal: before connections begin to close.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, second: uvicorn.Config | None, on_stop: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self._second = second
         self._on_stop = on_stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._second is not None:
+            await self._listen_for(self._second)
+
+    async def _listen_for(self, config: uvicorn.Config) -> None:
+        config.load()
+        protocol: Callable[..., asyncio.Protocol] = config.http_protocol_class
+        listener = await asyncio.get_running_loop().create_server(
+            partial(protocol, config=config, server_state=self.server_state, app_state={}),
+            host=config.host,
+            port=config.port,
+        )
+        # Those are closed when the server stops, and so are all connections of `server_state`.
+        self.servers.append(listener)
+        host, port = listener.sockets[0].getsockname()[:2]
+        logger.info("metrics are at http://%s:%d/metrics", f"[{host}]" if ":" in host else host, port)
 
     async def main_loop(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from pathlib import Path
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -24,6 +24,12 @@ class Settings(BaseSettings):
         "127.0.0.1", description="Address to listen on; 0.0.0.0 opens the service to the network."
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of GET /metrics, where it shall not be on the other one; 0 takes a free one.",
+    )
     models: Path = Field(Path("models"), description="Folder of the models: ID.onnx and ID.json each.")
     default_model: str = Field("age_gender_B", description="Model of requests that name none.")
     yunet_path: Path | None = Field(
@@ -82,6 +88,13 @@ class Settings(BaseSettings):
         "",
         description="Comma-separated origins whose pages may ask from a browser, as in https://example.com; *: all.",
     )
+
+    @field_validator("metrics_port")
+    @classmethod
+    def _is_another_port(cls, metrics_port: int | None, others: ValidationInfo) -> int | None:
+        if metrics_port and metrics_port == others.data.get("port"):
+            raise PydanticCustomError("port", "Input should be another port than AGEGENDER_PORT")
+        return metrics_port
 
     @field_validator("rate_limit")
     @classmethod

@@ -129,13 +129,24 @@ def test_a_rate_limit_that_is_none_is_explained(empty_cache: Path) -> None:
     )
 
 
-def test_a_port_that_is_in_use(models_folder: Path, empty_cache: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [("--port", "--port (AGEGENDER_PORT)"), ("--metrics-port", "--metrics-port (AGEGENDER_METRICS_PORT)")],
+)
+def test_a_port_that_is_in_use(models_folder: Path, empty_cache: Path, option: str, named: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = fail_to_start(empty_cache, f"--models={models_folder}", f"--port={port}")
+        said = fail_to_start(empty_cache, f"--models={models_folder}", f"{option}={port}")
     assert said == (
         f"The service cannot listen on host 127.0.0.1, port {port} (Address already in use): "
-        "stop what uses it, or choose another by --port (AGEGENDER_PORT) or --host (AGEGENDER_HOST)."
+        f"stop what uses it, or choose another by {named} or --host (AGEGENDER_HOST)."
+    )
+
+
+def test_one_port_for_two_things(empty_cache: Path) -> None:
+    assert fail_to_start(empty_cache, "--port=8123", "--metrics-port=8123") == (
+        "the setting AGEGENDER_METRICS_PORT (--metrics-port) is invalid: "
+        "Input should be another port than AGEGENDER_PORT."
     )
 
 
