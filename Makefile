@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test test-docker env-train lint format lock clean
+.PHONY: serve test test-docker bench soak env-train lint format lock clean
 
 serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 	-$(BIN)/agegender fetch-detector
@@ -20,6 +20,12 @@ test-docker: $(VENV)/.dev ## Build the images and test them, where a Docker engi
 	else \
 	  echo 'No Docker engine answers here (docker info): the tests of the images were skipped.'; \
 	fi
+
+bench: $(VENV)/.dev $(VENV)/.train ## Measure speed and memory against bounds of the same run: see benchmarks/README.md
+	$(BIN)/python -m benchmarks
+
+soak: $(VENV)/.dev $(VENV)/.train ## Watch the service's memory over 50,000 requests, good and bad
+	$(BIN)/python -m benchmarks soak
 
 env-train: $(VENV)/.train ## Install what training needs, TensorFlow above all
 

@@ -1,0 +1,125 @@
+"""The service against its bound: cores / (sum of the parts), for each photograph."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+
+from app.inference.pool import available_cores
+from app.inference.predictor import Predictor
+from benchmarks import parts, server
+from benchmarks.bench import DEFAULT_MODEL, Bench
+from benchmarks.load import at_random, evenly, perfect_queue, post
+from benchmarks.photographs import Photograph, photograph
+from benchmarks.report import Grid, Report
+from benchmarks.server import Server
+
+# Every size and every number of faces; all of them at the smallest size, where HTTP weighs most.
+PHOTOGRAPHS = ((640, 480, 1), (640, 480, 4), (640, 480, 20), (1366, 768, 4), (4000, 3000, 4))
+SMALLEST = PHOTOGRAPHS[0]
+CONCURRENCIES = (1, 2, 8, 64)
+SATURATING = 8
+"""Connections that keep all workers busy, and for which there is room."""
+
+
+def run(bench: Bench) -> Report:
+    """Throughput by concurrency, and latency at half the load that saturates."""
+    bounds = Grid(
+        "What is possible", ("photograph", "parts, ms", "bound/s", "threads without HTTP/s", "of bound")
+    )
+    saturated = Grid(
+        "The service, connections that send again when they are answered",
+        (
+            *("photograph", "connections", "200/s", "of bound", "503/s", "p50, ms", "p99, ms"),
+            *("CPU a 200, ms", "client, cores"),
+        ),
+    )
+    half = Grid(
+        "Half the load that saturates",
+        (
+            *("photograph", "sent", "per second", "not 200", "p50, ms", "p99, ms", "p99 / p50"),
+            *("of a perfect queue", "client late: p99, ms"),
+        ),
+    )
+    report = Report("service", [bounds, saturated, half])
+    refused = 0
+    with server.service(bench.yunet) as running:
+        for size in PHOTOGRAPHS:
+            photo = photograph(*size)
+            cost = parts.measure(bench, photo).sum()
+            bound = 1000 * available_cores() / cost
+            threads = _threads_alone(bench, photo)
+            bounds.rows.append((photo.name, cost, bound, threads, threads / bound))
+            for concurrency in CONCURRENCIES:
+                rate, not_200 = _saturate(bench, running, photo, concurrency, bound, saturated)
+                if concurrency <= SATURATING:
+                    refused += not_200
+                if concurrency == SATURATING and size[:2] == SMALLEST[:2]:
+                    what = f"{photo.name}: throughput at concurrency {SATURATING} / bound"
+                    report.target(what, rate / bound, at_least=0.85)
+                if concurrency == SATURATING and size == SMALLEST:
+                    tail, not_200 = _half(bench, running, photo, rate / 2, cost, half)
+                    report.target("p99 / p50 at half the load, sent evenly", tail, at_most=2.5)
+                    refused += not_200
+    report.target(f"answers but 200 at half the load and up to concurrency {SATURATING}", refused, at_most=0)
+    return report
+
+
+def _saturate(
+    bench: Bench, running: Server, photo: Photograph, concurrency: int, bound: float, grid: Grid
+) -> tuple[float, int]:
+    """Throughput of 200s, and how many answers were something else."""
+    request = post("/predict", photo.jpeg)
+    answers, cpu = running.cpu_of(
+        lambda: bench.client.closed(running.port, [request], concurrency, bench.seconds(2))
+    )
+    rate = answers.per_second(200)
+    grid.rows.append(
+        (
+            *(photo.name, concurrency, rate, rate / bound, answers.per_second(503)),
+            *(answers.percentile(50), answers.percentile(99)),
+            *(1000 * cpu / answers.count(200), answers.client_cores),
+        )
+    )
+    return rate, len(answers.status) - answers.count(200)
+
+
+def _half(
+    bench: Bench, running: Server, photo: Photograph, rate: float, cost: float, grid: Grid
+) -> tuple[float, int]:
+    """p99 / p50 of requests that are sent evenly, and how many of these were not answered by 200."""
+    found = []
+    for name, schedule in (("evenly", evenly), ("at random", at_random)):
+        due = schedule(rate, bench.seconds(10))
+        answers = bench.client.open(running.port, [post("/predict", photo.jpeg)], due)
+        p50, p99 = answers.percentile(50), answers.percentile(99)
+        perfect = perfect_queue(due, cost / 1000, available_cores())
+        best = float(np.percentile(perfect, 99) / np.percentile(perfect, 50))
+        not_200 = len(answers.status) - answers.count(200)
+        grid.rows.append((photo.name, name, rate, not_200, p50, p99, p99 / p50, best, answers.lateness(99)))
+        found.append((p99 / p50, not_200))
+    return found[0]
+
+
+def _threads_alone(bench: Bench, photo: Photograph) -> float:
+    """Predictions per second by as many threads as there are cores in this process, without HTTP."""
+    predictors = [Predictor(bench.catalogue, yunet_path=bench.yunet) for _ in range(available_cores())]
+    done: list[int] = []
+    end = time.perf_counter() + bench.seconds(2)
+
+    def work(predictor: Predictor) -> None:
+        count = 0
+        while time.perf_counter() < end:
+            predictor.predict(photo.jpeg, model=DEFAULT_MODEL)
+            count += 1
+        done.append(count)
+
+    threads = [threading.Thread(target=work, args=(predictor,)) for predictor in predictors]
+    begun = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(done) / (time.perf_counter() - begun)

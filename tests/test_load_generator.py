@@ -1,0 +1,127 @@
+"""The benchmarks' load generator: it sends when it should, and counts right."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from helpers import Server, grey, png
+
+from benchmarks.load import LOST, Answers, Client, at_random, evenly, multipart, perfect_queue, post
+
+IMAGE = png(grey(51))
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with Client() as started:
+        yield started
+
+
+def test_figures_are_those_of_the_window_and_latency_counts_from_when_a_request_was_due() -> None:
+    answers = Answers(
+        due=np.array([0.0, 1.0, 2.0, 3.0, 4.0]),
+        sent=np.array([0.0, 1.0, 2.5, 3.0, 4.0]),
+        done=np.array([0.5, 1.25, 4.0, 3.125, 6.0]),
+        status=np.array([200, 200, 200, 503, LOST]),
+        start=1.0,
+        end=5.0,
+        client_cores=0.0,
+    )
+    assert answers.per_second(200) == 2 / 4  # the first was answered before the window
+    assert answers.per_second(503) == 1 / 4
+    assert answers.latencies(200).tolist() == [250, 2000]  # of which 500 were the client's own delay
+    assert answers.percentile(50) == 1125
+    assert answers.percentile(50, 503) == 125
+    assert np.isnan(answers.percentile(99, 404))
+    assert answers.lateness(100) == 500
+    assert (answers.count(200), answers.others) == (3, 1)
+
+
+@pytest.mark.parametrize("schedule", [evenly, at_random])
+def test_schedules_hold_the_rate_from_warm_up_to_end(schedule: Callable[..., np.ndarray]) -> None:
+    due = schedule(100, 99.5)
+    assert len(due) == 10_000
+    assert due[-1] == pytest.approx(100, rel=0.03)
+    assert (np.diff(due) > 0).all()
+
+
+def test_a_perfect_queue_makes_wait_only_who_finds_all_workers_busy() -> None:
+    latencies = perfect_queue(np.array([0.0, 0.0, 0.0, 1.0, 9.0]), cost=2.0, workers=2)
+    assert latencies.tolist() == [2, 2, 4, 3, 2]
+
+
+def test_answers_of_the_real_service_are_told_apart(server: Server, client: Client) -> None:
+    port = urlsplit(server.url).port
+    kinds = {
+        200: post("/predict?detector=none", IMAGE, "image/png"),
+        400: post("/predict", b"this is no image"),
+        404: post("/nothing", b""),
+        413: post("/predict", bytes(11_000_000)),
+        422: multipart("/predict?max_faces=0", IMAGE),
+    }
+    closed = client.closed(port, list(kinds.values()), concurrency=2, seconds=0, at_least=50)
+    counts = [closed.count(status) for status in kinds]
+    assert sum(counts) == len(closed.status) >= 50
+    assert max(counts) - min(counts) <= 3  # they were sent in turn
+    assert (closed.done > closed.sent).all()
+
+    opened = client.open(port, list(kinds.values()), np.linspace(0, 0.1, 25))
+    assert [opened.count(status) for status in kinds] == 5 * [5]
+    assert (opened.sent >= opened.due).all()
+
+
+@contextmanager
+def answering(
+    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> Iterator[int]:
+    """The port of a server that treats each connection by `handle`."""
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(asyncio.start_server(handle, "127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        server.close()
+        loop.close()
+
+
+def test_an_open_load_sends_on_time_though_nothing_is_answered(client: Client) -> None:
+    due = np.linspace(0, 0.1, 20)
+    all_came = asyncio.Barrier(len(due))
+
+    async def answer_when_all_came(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await all_came.wait()
+        writer.write(ANSWER)
+
+    with answering(answer_when_all_came) as port:
+        answers = client.open(port, [post("/", b"")], due)
+    assert answers.count(200) == 20
+    assert ((answers.done - answers.due) >= due[-1] - answers.due).all()
+
+
+def test_a_connection_that_ends_is_replaced_and_a_request_without_answer_is_lost(client: Client) -> None:
+    seen = 0
+
+    async def answer_once_in_two(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal seen
+        await reader.readuntil(b"\r\n\r\n")
+        seen += 1
+        if seen % 2:
+            writer.write(ANSWER.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        writer.close()
+
+    with answering(answer_once_in_two) as port:
+        answers = client.closed(port, [post("/", b"")], concurrency=1, seconds=0, at_least=10)
+    assert answers.count(LOST) == answers.others == len(answers.status) // 2
+    assert answers.count(200) == len(answers.status) - answers.others == seen - answers.others
