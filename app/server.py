@@ -1,24 +1,31 @@
-"""The server process: uvicorn around the app, stopping in order."""
+"""The server: uvicorn around the app, in one process or in several on one socket, stopping in order."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import logging.config
 import math
+import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.observe import LOGGING
 from app.main import create_app, create_metrics_app
+from app.processes import supervise
 from app.settings import ENV_PREFIX, Settings
 
 if sys.platform != "win32":
@@ -31,30 +38,77 @@ logger = logging.getLogger("agegender")
 
 def serve(settings: Settings) -> bool:
     """Serve until SIGTERM or SIGINT, then finish what was accepted. False where the service could not start."""
-    app = create_app(settings)
-    obstacle = _why_not_listen(settings.host, settings.port, "port")
-    metrics_config = None
-    if settings.metrics_port is not None:
-        obstacle = obstacle or _why_not_listen(settings.host, settings.metrics_port, "metrics_port")
-        metrics_config = _config(create_metrics_app(app), settings, settings.metrics_port, lifespan="off")
-    config = _config(app, settings, settings.port, lifespan="on")
-    if obstacle is not None:
-        logger.error(obstacle)
-        return False
     _leave_no_core()
+    ports = {"port": settings.port}
+    if settings.metrics_port is not None:
+        ports["metrics_port"] = settings.metrics_port
+    with contextlib.ExitStack() as stack:
+        try:
+            sockets = [
+                stack.enter_context(_bound(settings.host, port, setting)) for setting, port in ports.items()
+            ]
+        except _CannotListen as error:
+            logging.config.dictConfig(LOGGING)
+            logger.error(error)
+            return False
+        if settings.processes > 1:
+            return _serve_in_processes(settings, sockets)
+        return _serve(settings, sockets)
+
+
+def _serve(settings: Settings, sockets: Sequence[socket.socket], signs: Connection | None = None) -> bool:
+    """Serve on the first of `sockets`, and the metrics on the second if there is one.
+
+    Signs of life go to `signs`, where there is a supervisor; without it this stops.
+    """
+    app = create_app(settings)
+    config = _config(app, settings, lifespan="on")
+    metrics_config = _config(create_metrics_app(app), settings, lifespan="off")
     server = _Server(config, metrics_config, on_stop=lambda: app.state.service.pool.close())
+
+    if signs is not None:
+
+        async def give_sign() -> None:
+            app.state.metrics.publish()
+            try:
+                signs.send_bytes(b".")
+            except OSError:
+                server.should_exit = True
+
+        config.callback_notify, config.timeout_notify = give_sign, 0  # which is each second
     # uvicorn raises the signal that stopped it once more when all is done: an orderly stop exits with 0.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: None)
-    server.run()
+    server.run(list(sockets))
     return server.started
 
 
-def _config(app: FastAPI, settings: Settings, port: int, lifespan: Literal["on", "off"]) -> uvicorn.Config:
+def _serve_in_processes(settings: Settings, sockets: Sequence[socket.socket]) -> bool:
+    logging.config.dictConfig(LOGGING)
+    with tempfile.TemporaryDirectory(prefix="agegender-metrics-", dir=_writable_folder()) as folder:
+        # Where prometheus_client lets processes add up what each has counted; it looks there when it is imported.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        return supervise(
+            settings.processes,
+            partial(_serve_supervised, settings, sockets),
+            grace=settings.drain_timeout + 5,
+            on_started=lambda: _say_where(sockets),
+            on_death=partial(mark_process_dead, path=folder),
+        )
+
+
+def _serve_supervised(settings: Settings, sockets: Sequence[socket.socket], signs: Connection) -> None:
+    _serve(settings, sockets, signs)
+
+
+def _writable_folder() -> str | None:
+    """In memory if possible: that can be written even where the root file system cannot. None: the usual place."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+
+
+def _config(app: FastAPI, settings: Settings, lifespan: Literal["on", "off"]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        host=settings.host,
-        port=port,
         log_config=LOGGING,
         access_log=False,
         server_header=False,
@@ -75,54 +129,61 @@ def _leave_no_core() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _why_not_listen(host: str, port: int, setting: str) -> str | None:
-    """What keeps the service from listening there; uvicorn would say it with a number, after all was loaded."""
+class _CannotListen(Exception):
+    """str(e) is a sentence that says why, and what to do."""
+
+
+def _bound(host: str, port: int, setting: str) -> socket.socket:
+    """A socket bound to that address, on which nobody listens yet. Raises _CannotListen."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
-            # As asyncio does: connections that were closed a moment ago are no obstacle.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        # As asyncio does: connections that were closed a moment ago are no obstacle.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
     except OSError as error:
         option = f"--{setting.replace('_', '-')} ({ENV_PREFIX}{setting.upper()})"
-        return (
+        raise _CannotListen(
             f"The service cannot listen on host {host}, port {port} ({error.strerror}): stop what uses it, or "
             f"choose another by {option} or --host (AGEGENDER_HOST)."
-        )
-    return None
+        ) from error
+    return bound
+
+
+def _say_where(sockets: Sequence[socket.socket]) -> None:
+    for bound, what in zip(sockets, ("listening on %s", "metrics are at %s/metrics"), strict=False):
+        host, port = bound.getsockname()[:2]
+        logger.info(what, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
 
 class _Server(uvicorn.Server):
-    """Listens for a second app as well, where there is one, and stops for both together.
+    """Listens for a second app as well, on a second socket, where there is one, and stops for both together.
 
     Calls `on_stop`, on the event loop, at the first signal: before connections begin to close.
     """
 
-    def __init__(
-        self, config: uvicorn.Config, second: uvicorn.Config | None, on_stop: Callable[[], None]
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, second: uvicorn.Config, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
         self._second = second
         self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self._second is not None:
-            await self._listen_for(self._second)
+        first, *others = sockets or []
+        await super().startup([first])
+        for bound in others:
+            await self._listen_for(self._second, bound)
+        if not self.config.callback_notify:  # else it is for the supervisor to say
+            _say_where([first, *others])
 
-    async def _listen_for(self, config: uvicorn.Config) -> None:
+    async def _listen_for(self, config: uvicorn.Config, bound: socket.socket) -> None:
         config.load()
         protocol: Callable[..., asyncio.Protocol] = config.http_protocol_class
         listener = await asyncio.get_running_loop().create_server(
-            partial(protocol, config=config, server_state=self.server_state, app_state={}),
-            host=config.host,
-            port=config.port,
+            partial(protocol, config=config, server_state=self.server_state, app_state={}), sock=bound
         )
         # Those are closed when the server stops, and so are all connections of `server_state`.
         self.servers.append(listener)
-        host, port = listener.sockets[0].getsockname()[:2]
-        logger.info("metrics are at http://%s:%d/metrics", f"[{host}]" if ":" in host else host, port)
 
     async def main_loop(self) -> None:
         self._loop = asyncio.get_running_loop()

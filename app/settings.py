@@ -35,11 +35,18 @@ class Settings(BaseSettings):
     yunet_path: Path | None = Field(
         None, description="YuNet's file, where it is not the one that `agegender fetch-detector` stores."
     )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Server processes, each with workers and a queue of its own; more than one where one interpreter "
+        "is the limit.",
+    )
     workers: int = Field(
-        default_factory=available_cores,
+        default_factory=lambda values: max(1, available_cores() // values["processes"]),
         ge=1,
         le=1024,
-        description="Worker threads; by default one per core, since each uses one core fully.",
+        description="Worker threads of each process; by default one per core, since each uses one core fully.",
     )
     queue_size: int = Field(
         default_factory=lambda values: 4 * values["workers"],

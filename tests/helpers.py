@@ -141,7 +141,7 @@ class Server:
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.url = re.findall(r"http://[\w.:]+", self.wait_for_line("Uvicorn running on")["message"])[0]
+        self.url = re.findall(r"http://[\w.:]+", self.wait_for_line("listening on")["message"])[0]
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
 
     def _read(self) -> None:

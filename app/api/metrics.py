@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
 from importlib.metadata import version
 from typing import Annotated
 
@@ -16,8 +16,7 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.api.problems import PARAMETER_INVALID, openapi_responses
 from app.api.schemas import NoQuery
@@ -29,27 +28,68 @@ _FACES = (0, 1, 2, 3, 5, 10, 20, 50, 100)
 
 
 class Metrics:
-    """Counters of one app, in a registry of its own."""
+    """Counters of one app, in a registry of its own; where several processes serve, those of all of them."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self._registry = own = CollectorRegistry()
         self._requests = Counter(
-            "agegender_requests", "Requests answered.", ("route", "status"), registry=self.registry
+            "agegender_requests", "Requests answered.", ("route", "status"), registry=own
         )
         self._stages = Histogram(
             "agegender_stage_seconds",
             "Time that a prediction spent in a stage.",
             ("stage",),
             buckets=_SECONDS,
-            registry=self.registry,
+            registry=own,
         )
-        self._faces = Histogram("agegender_faces", "Faces per image.", buckets=_FACES, registry=self.registry)
-        build = Gauge("agegender_build_info", "Always 1.", ("version",), registry=self.registry)
+        self._faces = Histogram("agegender_faces", "Faces per image.", buckets=_FACES, registry=own)
+
+        def gauge(name: str, words: str) -> Gauge:
+            return Gauge(f"agegender_{name}", words, registry=own, multiprocess_mode="livesum")
+
+        self._waiting = gauge("queue_waiting", "Requests that wait for a worker.")
+        self._running = gauge("running", "Requests that a worker is at.")
+        self._admitted = gauge("admitted", "Requests let in and not yet answered.")
+        self._places = gauge("places", "Requests that may wait or be worked at.")
+        self._refused = Counter("agegender_refused", "Requests refused at once.", registry=own)
+        self._timeouts = Counter("agegender_queue_timeouts", "Requests that waited too long.", registry=own)
+        self._loaded = Gauge(
+            "agegender_model_loaded",
+            "Whether a model can be asked.",
+            ("model",),
+            registry=own,
+            multiprocess_mode="livemin",
+        )
+        build = Gauge(
+            "agegender_build_info", "Always 1.", ("version",), registry=own, multiprocess_mode="livemax"
+        )
         build.labels(version("agegender")).set(1)
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            self._registry = CollectorRegistry()
+            MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
 
     def watch(self, service: Service) -> None:
-        """Show what `service` has loaded, and what its pool has to do at the moment of each scrape."""
-        self.registry.register(_ServiceCollector(service))
+        """Show what `service` has loaded, and what its pool has to do."""
+        self._pool = service.pool
+        self._published = service.pool.load()
+        self._places.set(service.pool.places)
+        for model in service.catalogue:
+            self._loaded.labels(model.variant.id).set(model.session is not None)
+
+    def publish(self) -> None:
+        """Take over what the pool has to do right now."""
+        before, self._published = self._published, self._pool.load()
+        load = self._published
+        self._waiting.set(load.waiting)
+        self._running.set(load.running)
+        self._admitted.set(load.admitted)
+        self._refused.inc(load.refused - before.refused)
+        self._timeouts.inc(load.timed_out - before.timed_out)
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format; what other processes have to do is as old as a second."""
+        self.publish()
+        return generate_latest(self._registry)
 
     def count_request(self, route: str, status: int) -> None:
         """One more answer; `route` is the path as it is declared, so that there are few of them."""
@@ -61,30 +101,6 @@ class Metrics:
         for stage in ("decode", "detect", "predict", "total"):
             self._stages.labels(stage).observe(getattr(spent, stage) / 1000)
         self._faces.observe(len(prediction.faces))
-
-
-class _ServiceCollector(Collector):
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    def collect(self) -> Iterable[Metric]:
-        load = self._service.pool.load()
-        yield GaugeMetricFamily("agegender_queue_waiting", "Requests that wait for a worker.", load.waiting)
-        yield GaugeMetricFamily("agegender_running", "Requests that a worker is at.", load.running)
-        yield GaugeMetricFamily("agegender_admitted", "Requests let in and not yet answered.", load.admitted)
-        yield GaugeMetricFamily(
-            "agegender_places", "Requests that may wait or be worked at.", self._service.pool.places
-        )
-        yield CounterMetricFamily("agegender_refused", "Requests refused at once.", load.refused)
-        yield CounterMetricFamily(
-            "agegender_queue_timeouts", "Requests that waited too long.", load.timed_out
-        )
-        loaded = GaugeMetricFamily(
-            "agegender_model_loaded", "Whether a model can be asked.", labels=["model"]
-        )
-        for model in self._service.catalogue:
-            loaded.add_metric([model.variant.id], model.session is not None)
-        yield loaded
 
 
 router = APIRouter(tags=["metrics"])
@@ -102,4 +118,4 @@ router = APIRouter(tags=["metrics"])
 async def show(request: Request, _: Annotated[NoQuery, Query()]) -> Response:
     """Requests by route and status, seconds by stage, faces per image, the pool's load, models loaded."""
     metrics: Metrics = request.app.state.metrics
-    return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
