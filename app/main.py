@@ -20,6 +20,7 @@ from app.api.rate_limit import RateLimit, limit_rate
 from app.api.schemas import ModelAnswer, ModelsAnswer
 from app.api.security import ApiKeys, require_key
 from app.api.state import Service
+from app.api.traces import Traced, Traces
 from app.inference import detector_file
 from app.inference.detector_file import DetectorFileError
 from app.inference.pool import Pool
@@ -44,6 +45,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         if not await service.pool.drain(settings.drain_timeout):
             logger.warning("stopped with requests unfinished after %g seconds", settings.drain_timeout)
+        if app.state.traces:
+            app.state.traces.close()
 
     app = _App(
         title="Age and gender",
@@ -59,6 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.api_keys = ApiKeys(settings.api_keys)
     app.state.rate_limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
     app.state.metrics = metrics.Metrics()
+    app.state.traces = Traces() if settings.traces else None
     _observe(app, settings.cors_origins)
     app.add_middleware(_OneSentence)
     for guarded in (predict.router, models.router):
@@ -80,6 +84,7 @@ def create_metrics_app(watched: FastAPI) -> FastAPI:
     """The ASGI app that shows the metrics of `watched`, and nothing else: for a port of its own."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.state.metrics = watched.state.metrics
+    app.state.traces = None
     _observe(app)
     app.include_router(metrics.router)
     return app
@@ -98,6 +103,8 @@ def _observe(app: FastAPI, cors_origins: str = "") -> None:
             allow_headers=["X-API-Key", "X-Request-ID"],
             expose_headers=["X-Request-ID", "Retry-After"],
         )
+    if app.state.traces:
+        app.add_middleware(Traced, traces=app.state.traces)
     app.add_middleware(Observe, metrics=app.state.metrics)
 
 

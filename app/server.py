@@ -24,6 +24,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.observe import LOGGING
+from app.api.traces import TracesUnavailable
 from app.main import create_app, create_metrics_app
 from app.processes import supervise
 from app.settings import ENV_PREFIX, Settings
@@ -61,7 +62,12 @@ def _serve(settings: Settings, sockets: Sequence[socket.socket], signs: Connecti
 
     Signs of life go to `signs`, where there is a supervisor; without it this stops.
     """
-    app = create_app(settings)
+    try:
+        app = create_app(settings)
+    except TracesUnavailable as error:
+        logging.config.dictConfig(LOGGING)
+        logger.error(error)
+        return False
     config = _config(app, settings, lifespan="on")
     metrics_config = _config(create_metrics_app(app), settings, lifespan="off")
     server = _Server(config, metrics_config, on_stop=lambda: app.state.service.pool.close())

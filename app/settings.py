@@ -77,6 +77,10 @@ class Settings(BaseSettings):
         ge=64,
         description="Faces are looked for on a copy of the image whose longest side has at most so many pixels.",
     )
+    traces: bool = Field(
+        False,
+        description="Whether to send OpenTelemetry traces, as its own OTEL_... variables say; needs the extra traces.",
+    )
     page: bool = Field(True, description="Whether / answers with the page to try the service by hand.")
     api_keys: SecretStr = Field(
         SecretStr(""),

@@ -92,6 +92,8 @@ async def predict(
             ),
         )
     request.app.state.metrics.observe(prediction)
+    if request.app.state.traces:
+        request.app.state.traces.add_stages(prediction.timings_ms)
     request.state.noted.update(detector=prediction.detector, faces=len(prediction.faces))
     return PredictionAnswer.of(prediction)
 
