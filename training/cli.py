@@ -126,6 +126,9 @@ def train(
     resume: Annotated[
         bool, typer.Option(help="Go on from the last whole epoch of an earlier run, with its options.")
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option(help="Write the history for TensorBoard too: tensorboard --logdir runs")
+    ] = False,
     cache: CacheOption = DEFAULT_CACHE,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
@@ -146,7 +149,14 @@ def train(
         config = dataclasses.replace(config, peak_learning_rate=peak_learning_rate)
     if seed is not None:
         config = dataclasses.replace(config, seed=seed)
-    fit.train(config, data.load(cache), run, resume=resume, log=lambda line: out.print(line, highlight=False))
+    fit.train(
+        config,
+        data.load(cache),
+        run,
+        resume=resume,
+        tensorboard=tensorboard,
+        log=lambda line: out.print(line, highlight=False),
+    )
 
 
 def _stages(text: str) -> tuple[tuple[int, int], ...]:

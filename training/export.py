@@ -55,7 +55,7 @@ def calibrated(run: Path, faces: Faces) -> tuple[keras.Model, evaluate.Calibrate
     network = fit.load_best(run)
     _round_kernels(network)
     rows = faces.indices(VALIDATION, UTKFACE)
-    logits = fit.predict_logits(network, faces.crops[rows], fit.Config.of_record(record).side)
+    logits = fit.predict_logits(network, faces, rows, fit.Config.of_record(record).side)
     age, gender = fit.softmax(logits["age"]), logits["gender"].astype(np.float64)
     calibration = calibrate.fit(age, gender, faces.age_low[rows], faces.male[rows])
 

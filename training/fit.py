@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from training.architectures import Variant, build
 from training.augment import Augment
 from training.data import FAIRFACE, UTKFACE, Faces
 from training.errors import TrainingError
+from training.events import Events
 from training.files import write_aside, write_json
 from training.losses import age_loss, gender_loss
 from training.plots import learning_curves
@@ -30,6 +32,7 @@ CONFIG_FILE = "config.json"
 HISTORY_FILE = "history.json"
 BEST_FILE = "best.weights.h5"
 CURVES_FILE = "curves.png"
+EVENTS_FOLDER = "tensorboard"
 
 Entry = dict[str, float]
 """What the history keeps of an epoch."""
@@ -132,6 +135,19 @@ class Trainee(keras.Model):
         self.averaged = averaged
         averaged.trainable = False
 
+    def build(self, input_shape: Any) -> None:
+        """Nothing is left to be built: the networks were made with their weights, and augmentation has none."""
+
+    def reseed(self, seed: int, epoch: int) -> None:
+        """Begin every random stream, augmentation's and dropout's, anew for `epoch`.
+
+        What is drawn follows from seed and epoch alone, so a resumed run draws what it would have drawn.
+        """
+        streams = [variable for variable in self.variables if variable.name == "seed_generator_state"]
+        seeds = np.random.SeedSequence((seed, epoch)).generate_state(len(streams))
+        for stream, start in zip(streams, seeds, strict=True):
+            stream.assign([start, 0])
+
     def call(self, crops: Any, training: bool = False) -> Any:
         """Logits of augmented crops in training, of the crops as they are otherwise."""
         return self.network(self.augment(crops) if training else crops, training=training)
@@ -161,12 +177,12 @@ class MovingAverage(keras.callbacks.Callback):
 
 
 def predict_logits(
-    network: keras.Model, crops: NDArray[np.uint8], side: int, batch: int = 256
+    network: keras.Model, faces: Faces, rows: NDArray[np.int64], side: int, batch: int = 256
 ) -> dict[str, Any]:
-    """Age logits (n, 101) and gender logits (n,) of crops (n, 128, 128, 3), seen at `side`, batch by batch."""
+    """Age logits (n, 101) and gender logits (n,) of the crops of (n,) `rows`, seen at `side`, batch by batch."""
     parts = []
-    for start in range(0, len(crops), batch):
-        images = keras.ops.cast(crops[start : start + batch], "float32")
+    for start in range(0, len(rows), batch):
+        images = keras.ops.cast(faces.crops[rows[start : start + batch]], "float32")
         if side != CROP_SIZE:
             images = keras.ops.image.resize(images, (side, side), interpolation="bilinear")
         parts.append(network.predict_on_batch(images))
@@ -190,7 +206,7 @@ def validate(network: keras.Model, faces: Faces, side: int) -> Entry:
         rows = faces.indices(VALIDATION, dataset)
         if not len(rows):
             continue
-        logits = predict_logits(network, faces.crops[rows], side)
+        logits = predict_logits(network, faces, rows, side)
         age = expectation(softmax(logits["age"]))
         # A bin is missed by as many years as the estimate lies outside it.
         misses = np.maximum(faces.age_low[rows] - age, age - faces.age_high[rows]).clip(min=0)
@@ -202,11 +218,19 @@ def validate(network: keras.Model, faces: Faces, side: int) -> Entry:
     return result
 
 
-def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callable[[str], None]) -> None:
+def train(
+    config: Config,
+    faces: Faces,
+    run: Path,
+    *,
+    resume: bool,
+    tensorboard: bool = False,
+    log: Callable[[str], None],
+) -> None:
     """Train in the folder `run`, where the weights of the best epoch are kept.
 
     With `resume` a run goes on from its last whole epoch, with the optimiser's state; otherwise it begins anew.
-    Raises TrainingError.
+    With `tensorboard` its history is kept for that too. Raises TrainingError.
     """
     run.mkdir(parents=True, exist_ok=True)
     if not len(faces.indices(VALIDATION, UTKFACE)):
@@ -246,14 +270,17 @@ def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callabl
     else:
         for stale in (run / HISTORY_FILE, run / BEST_FILE, *run.glob("after_epoch_*")):
             stale.unlink(missing_ok=True)
+        shutil.rmtree(run / EVENTS_FOLDER, ignore_errors=True)
         write_json(run / CONFIG_FILE, describe(config, faces))
 
+    events = Events(run / EVENTS_FOLDER, history) if tensorboard else None
     for epoch in range(len(history), config.epochs):
         if history and len(history) - best_epoch(history) >= config.patience:
             log(f"no better score in {config.patience} epochs: stopping")
             break
         started = time.monotonic()
         augment.size = config.image_size(epoch)
+        trainee.reseed(config.seed, epoch)
         trainee.compile(
             optimizer=optimizer,
             loss={"age": age_loss, "gender": gender_loss},
@@ -277,6 +304,8 @@ def train(config: Config, faces: Faces, run: Path, *, resume: bool, log: Callabl
         if best_epoch(history) == len(history):
             write_aside(run / BEST_FILE, averaged.save_weights)
         write_aside(run / CURVES_FILE, lambda path: learning_curves(history, path))
+        if events is not None:
+            events.write(entry)
         log("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -19,6 +20,9 @@ from typer.testing import CliRunner, Result
 
 keras = pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
 
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
+
 from app.inference.variants import load_catalogue
 from training import data, export, fit
 from training.architectures import with_probabilities
@@ -27,6 +31,7 @@ from training.errors import TrainingError
 
 ROOT = Path(__file__).parents[2]
 KEY = "age_gender_A"
+OPTIONS = ("--epochs", "32:2", "--seed", "3")
 
 
 @dataclass(frozen=True)
@@ -60,25 +65,25 @@ class Workshop:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """Prepared pictures, and a run that was killed in its second epoch of two."""
+    """Prepared pictures, and a run that was killed in the middle of its second epoch of two."""
     shop = Workshop(tmp_path_factory.mktemp("chain"))
-    write_chips(shop.folder / "UTKFace", 110)
+    write_chips(shop.folder / "UTKFace", 260)
     result = shop.call("prepare", "--utkface", str(shop.folder / "UTKFace"))
     assert result.exit_code == 0, result.output
     train = len(data.load(shop.cache).indices("train"))
     assert re.search(rf"UTKFace\s+│\s+{train} │", result.output)
     assert (shop.cache / "age_distribution.png").read_bytes().startswith(b"\x89PNG")
-    command = [sys.executable, "-u", "-m", "training", "train", "A", "--epochs", "32:2", "--seed", "3"]
+    command = [sys.executable, "-u", "-m", "training", "train", "A", *OPTIONS]
     command += ["--cache", str(shop.cache), "--runs", str(shop.run.parent)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:  # what is said of an epoch is said when it is on disk
-            lines.append(line)
-            if line.startswith("epoch 1 "):
-                break
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert isinstance(process.stdout, io.BufferedReader)
+        said = b""
+        # What is said of an epoch is said when it is on disk; then the first batch of the next is counted.
+        while not re.search(rb"epoch 1 .*\D1/3", said, re.DOTALL):
+            more = process.stdout.read1()
+            assert more, said
+            said += more
         process.kill()
-    assert lines[-1].startswith("epoch 1 "), lines
     return shop
 
 
@@ -87,11 +92,16 @@ def trained(killed: Workshop) -> Workshop:
     """The same, gone on with to its end."""
     before = killed.history()
     assert len(before) == 1
+    assert scores_of_kept_weights(killed) == pytest.approx(before[0]["score"], rel=1e-3)
     result = killed.call("train", "A", "--resume")
     assert result.exit_code == 0, result.output
     assert "going on after epoch 1" in result.output
     assert killed.history()[0] == before[0]
     return killed
+
+
+def scores_of_kept_weights(shop: Workshop) -> float:
+    return fit.validate(fit.load_best(shop.run), data.load(shop.cache), side=32)["score"]
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +121,35 @@ def test_a_killed_run_goes_on_to_the_epochs_and_with_the_options_it_began_with(t
     assert (trained.run / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def scores_of_kept_weights(shop: Workshop) -> float:
-    return fit.validate(fit.load_best(shop.run), data.load(shop.cache), side=32)["score"]
+def test_a_resumed_run_learns_what_one_that_was_never_killed_learns(trained: Workshop) -> None:
+    runs = trained.folder / "unbroken"
+    arguments = ["train", "A", *OPTIONS, "--tensorboard", "--cache", str(trained.cache), "--runs", str(runs)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    unbroken = json.loads((runs / "A/history.json").read_text())
+    # The same batches, augmented alike, with the same units dropped; sums of other threads differ in the last digits.
+    for entry, other in zip(trained.history(), unbroken, strict=True):
+        assert entry["loss"] == pytest.approx(other["loss"], rel=1e-3)
+        assert entry["utkface_age_mae"] == pytest.approx(other["utkface_age_mae"], rel=1e-2)
+    check_events(runs / "A/tensorboard", unbroken)
+
+
+def check_events(folder: Path, history: list[dict[str, float]]) -> None:
+    """Assert that TensorBoard finds in `folder` what the history says, and nothing else."""
+    log = EventAccumulator(str(folder))
+    log.Reload()
+    assert set(log.Tags()["tensors"]) == history[0].keys() - {"epoch"}
+    for name in log.Tags()["tensors"]:
+        events = log.Tensors(name)
+        assert [event.step for event in events] == [entry["epoch"] for entry in history]
+        values = [float(tensor_util.make_ndarray(event.tensor_proto)) for event in events]
+        assert values == pytest.approx([entry[name] for entry in history], rel=1e-5)
+
+
+def test_tensorboard_is_given_the_epochs_before_a_resumption_too(trained: Workshop) -> None:
+    for _ in range(2):  # not twice, either
+        assert trained.call("train", "A", "--resume", "--tensorboard").exit_code == 0
+    check_events(trained.run / "tensorboard", trained.history())
 
 
 def test_the_weights_kept_are_those_of_the_best_epoch(trained: Workshop) -> None:
