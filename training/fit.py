@@ -146,7 +146,7 @@ class Trainee(keras.Model):
         streams = [variable for variable in self.variables if variable.name == "seed_generator_state"]
         seeds = np.random.SeedSequence((seed, epoch)).generate_state(len(streams))
         for stream, start in zip(streams, seeds, strict=True):
-            stream.assign([start, 0])
+            stream.assign([int(start) >> 1, 0])  # PyTorch keeps them in 32 signed bits
 
     def call(self, crops: Any, training: bool = False) -> Any:
         """Logits of augmented crops in training, of the crops as they are otherwise."""
