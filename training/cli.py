@@ -1,10 +1,11 @@
-"""The training job's command line: prepare, train, calibrate, export, evaluate."""
+"""The training job's command line: prepare, train, calibrate, export, evaluate, evaluate-service."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from app.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
 from app.vision.detect import Haar, YuNet
-from training import data
+from training import data, splits
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -46,6 +47,13 @@ class VariantName(StrEnum):
 
     A = "A"
     B = "B"
+
+
+class SplitName(StrEnum):
+    """The splits that no run learned from."""
+
+    VALIDATION = splits.VALIDATION
+    TEST = splits.TEST
 
 
 class ModelId(StrEnum):
@@ -219,6 +227,45 @@ def evaluate(
             _print(grid)
         for sentence in report.calibration_sentences(part) + report.gap_sentences(part):
             out.print(f"{plots.NAMES[part.dataset]}. {sentence}", highlight=False)
+
+
+@app.command(name="evaluate-service")
+@_in_one_sentence
+def evaluate_service(
+    model_id: IdArgument,
+    utkface: Annotated[Path | None, typer.Option(help="UTKFace's archive or folder, as prepared.")] = None,
+    fairface: Annotated[Path | None, typer.Option(help="FairFace's archive or folder, as prepared.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Address of a running service; without it, one is started for this.")
+    ] = None,
+    split: Annotated[SplitName, typer.Option(help="Whose images are sent.")] = SplitName.TEST,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    yunet: Annotated[
+        Path | None,
+        typer.Option(envvar=YUNET_VARIABLE, help="YuNet's model file, for the one that is started."),
+    ] = None,
+    cache: CacheOption = DEFAULT_CACHE,
+    models: ModelsOption = DEFAULT_MODELS,
+) -> None:
+    """Measure the whole service: original images through POST /predict, with each detector."""
+    from training import through_service
+
+    originals = {data.UTKFACE: utkface, data.FAIRFACE: fairface}
+    given = {dataset: path for dataset, path in originals.items() if path is not None}
+    if not given:
+        raise typer.BadParameter("there is nothing to send: add --utkface PATH, --fairface PATH or both")
+    faces = data.load(cache)
+    with through_service.started(models, yunet) if url is None else nullcontext(url) as address:
+        measured = [
+            through_service.measure(address, model_id.value, dataset, path, faces, split.value)
+            for dataset, path in given.items()
+        ]
+    if as_json:
+        typer.echo(json.dumps({part.dataset: part.as_json() for part in measured}, indent=2))
+        return
+    for part in measured:
+        for grid in part.grids():
+            _print(grid)
 
 
 @app.command()

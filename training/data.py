@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from rich.progress import track
 
 from app.vision.align import CROP_SIZE, crop_face, crop_whole
 from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
-from app.vision.detect import Detector, Face, Image
+from app.vision.detect import Box, Detector, Face, Image
 from training.errors import TrainingError
 from training.files import write_aside
 from training.labels import Label, parse_utkface_name, read_fairface_labels
@@ -133,30 +134,39 @@ def prepare(
     return load(cache), summaries
 
 
+def utkface_files(folder: Path) -> list[tuple[str, Path, Label | None]]:
+    """Name, path and label of each image of UTKFace, None where its name says none."""
+    return [(file.name, file, parse_utkface_name(file.name)) for file in sorted(folder.rglob("*.jpg"))]
+
+
+def fairface_files(folder: Path) -> list[tuple[str, Path, Label]]:
+    """Name, path and label of each image of FairFace. Raises TrainingError where there is no table of them."""
+    root = next((table.parent for table in sorted(folder.rglob("fairface_label_*.csv"))), folder)
+    labels = sorted(read_fairface_labels(root).items())
+    return [(f"{FAIRFACE}/{name}", root / name, label) for name, label in labels]
+
+
 def _utkface(path: Path, summary: Summary) -> Iterator[tuple[str, Label, NDArray[np.uint8]]]:
-    with _as_folder(path) as folder:
-        files = sorted(folder.rglob("*.jpg"))
-        for file in track(files, "UTKFace"):
-            label = parse_utkface_name(file.name)
+    with as_folder(path) as folder:
+        for name, file, label in track(utkface_files(folder), "UTKFace"):
             if label is None:
-                summary.malformed.append(file.name)
+                summary.malformed.append(name)
                 continue
-            image = _read(file, file.name, summary)
+            image = _read(file, name, summary)
             if image is None:
                 continue
             if label.repaired:
-                summary.repaired.append(file.name)
+                summary.repaired.append(name)
             summary.used += 1
-            yield file.name, label, crop_whole(image)
+            yield name, label, crop_whole(image)
 
 
 def _fairface(
     path: Path, detector: Detector, summary: Summary
 ) -> Iterator[tuple[str, Label, NDArray[np.uint8]]]:
-    with _as_folder(path) as folder:
-        root = next((table.parent for table in sorted(folder.rglob("fairface_label_*.csv"))), folder)
-        for name, label in track(sorted(read_fairface_labels(root).items()), "FairFace"):
-            image = _read(root / name, name, summary)
+    with as_folder(path) as folder:
+        for name, file, label in track(fairface_files(folder), "FairFace"):
+            image = _read(file, name, summary)
             if image is None:
                 continue
             face = most_central(detector.detect(image), image)
@@ -164,18 +174,18 @@ def _fairface(
                 summary.no_face.append(name)
                 continue
             summary.used += 1
-            yield f"fairface/{name}", label, crop_face(image, face)
+            yield name, label, crop_face(image, face)
 
 
 def most_central(faces: list[Face], image: Image) -> Face | None:
     """The face that a labelled portrait is about: the one whose box's centre is nearest to the image's."""
     height, width = image.shape[:2]
+    return min(faces, key=lambda face: distance_from_centre(face.box, width, height), default=None)
 
-    def distance(face: Face) -> float:
-        box = face.box
-        return float(np.hypot(box.x + box.width / 2 - width / 2, box.y + box.height / 2 - height / 2))
 
-    return min(faces, key=distance, default=None)
+def distance_from_centre(box: Box, width: int, height: int) -> float:
+    """Pixels between the centres of `box` and of an image of `width` x `height`."""
+    return math.hypot(box.x + box.width / 2 - width / 2, box.y + box.height / 2 - height / 2)
 
 
 def _read(file: Path, name: str, summary: Summary) -> Image | None:
@@ -187,7 +197,7 @@ def _read(file: Path, name: str, summary: Summary) -> Image | None:
 
 
 @contextmanager
-def _as_folder(path: Path) -> Iterator[Path]:
+def as_folder(path: Path) -> Iterator[Path]:
     """`path` itself if it is a folder, else the archive's contents in a temporary one."""
     if path.is_dir():
         yield path

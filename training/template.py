@@ -11,7 +11,7 @@ from rich.progress import track
 
 from app.vision.align import CHIP_SIZE
 from app.vision.detect import Haar, YuNet
-from training.data import Summary, _as_folder, _read, most_central
+from training.data import Summary, _read, as_folder, most_central
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def measure_template(utkface: Path, yunet: YuNet, haar: Haar) -> Template:
     landmarks: list[NDArray[np.float32]] = []
     boxes: list[tuple[int, int, int]] = []
     unread = Summary()
-    with _as_folder(utkface) as folder:
+    with as_folder(utkface) as folder:
         files = sorted(folder.rglob("*.jpg"))
         for file in track(files, "UTKFace"):
             image = _read(file, file.name, unread)

@@ -100,8 +100,8 @@ def test_fairface_is_cropped_and_those_without_a_face_are_counted(tmp_path: Path
     fairface = photographs(tmp_path / "fairface")
     faces, summaries = data.prepare(tmp_path / "cache", tmp_path / "UTKFace", fairface, Haar())
     assert summaries["fairface"].used == 1
-    assert summaries["fairface"].no_face == ["train/2.jpg"]
-    assert summaries["fairface"].unreadable == ["train/3.jpg"]
+    assert summaries["fairface"].no_face == ["fairface/train/2.jpg"]
+    assert summaries["fairface"].unreadable == ["fairface/train/3.jpg"]
     row = faces.indices(faces.split[2], "fairface")[0]
     assert (faces.name[row], faces.age_low[row], faces.age_high[row]) == ("fairface/train/1.jpg", 40, 49)
     assert (faces.race[row], bool(faces.male[row])) == ("White", False)
