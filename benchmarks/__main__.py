@@ -58,7 +58,7 @@ def main(
 ) -> None:
     """Measure the service on this machine; the tables are printed and written, with plots, to benchmarks/results/."""
     # Wide enough for the tables where the output goes to a file.
-    out = Console(width=None if Console().is_terminal else 160)
+    out = Console(width=None if Console().is_terminal else 180)
     ran_on = report.machine()
     out.print(", ".join(f"{name} {value}" for name, value in ran_on.items()), highlight=False)
     yunet = detector_file.find(Settings().yunet_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from matplotlib.figure import Figure
 
@@ -57,20 +58,30 @@ def _one_caller(
 
 def _many_callers(bench: Bench, running: Server) -> Grid:
     photo = photograph(*SMALLEST)
+    request = post("/predict", photo.jpeg)
     bound = 1000 * available_cores() / parts.measure(bench, photo).sum()
     grid = Grid(
         f"Load by connections, {photo.name}",
-        ("connections", "bound/s", "200/s", "of bound", "503/s", "p50, ms", "p99, ms", "client, cores"),
+        (
+            "connections",
+            "bound/s",
+            "200/s",
+            "of bound",
+            "503/s",
+            "p50, ms",
+            "p99, ms",
+            "client, cores",
+            "others, cores",
+        ),
     )
     for concurrency in CONCURRENCIES:
-        answers = bench.client.closed(
-            running.port, [post("/predict", photo.jpeg)], concurrency, bench.seconds(2)
-        )
+        load = partial(bench.client.closed, running.port, [request], concurrency, bench.seconds(2))
+        answers, spent = running.watch(load)
         rate = answers.per_second(200)
         grid.rows.append(
             (
                 *(concurrency, bound, rate, rate / bound, answers.per_second(503)),
-                *(answers.percentile(50), answers.percentile(99), answers.client_cores),
+                *(answers.percentile(50), answers.percentile(99), answers.client_cores, spent.others_cores),
             )
         )
     return grid

@@ -40,7 +40,8 @@ class Answers:
     """What came back, one element a request, in seconds since the run began; `status` is HTTP's or `LOST`.
 
     `due` is when a request should have been sent, `sent` when it was: latency counts from `due`. Figures are
-    of the window from `start` to `end`. `client_cores` is how many cores the client used.
+    of the window from `start` to `end`. The client took `client_seconds` of processor time, and so
+    `client_cores` cores, in the whole run.
     """
 
     due: Seconds
@@ -49,7 +50,12 @@ class Answers:
     status: NDArray[np.int64]
     start: float
     end: float
-    client_cores: float
+    client_seconds: float
+
+    @property
+    def client_cores(self) -> float:
+        """Cores that the client kept busy."""
+        return float(self.client_seconds / self.done.max())
 
     def per_second(self, status: int) -> float:
         """Answers of `status` that came in the window, per second."""
@@ -165,9 +171,9 @@ class _Record:
         return time.perf_counter() - self.begun
 
     def answers(self, start: float, end: float) -> Answers:
-        client_cores = (time.process_time() - self.begun_cpu) / self.now()
+        client_seconds = time.process_time() - self.begun_cpu
         due, sent, done, status = (np.array(column) for column in zip(*self.rows, strict=True))
-        return Answers(due, sent, done, status, start, end, client_cores)
+        return Answers(due, sent, done, status, start, end, client_seconds)
 
 
 class _Connection(asyncio.Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from app.inference.pool import available_cores
 from benchmarks import parts, server
 from benchmarks.bench import Bench
@@ -22,19 +24,28 @@ def run(bench: Bench) -> Report:
         f"Overload, {photo.name}, sent evenly; latencies in milliseconds from when a request was due",
         (
             *("times capacity", "sent/s", "200/s", "of bound", "503/s", "other answers"),
-            *("200: p50", "200: p99", "503: p50", "503: p99", "client late: p99", "client, cores"),
+            *(
+                "200: p50",
+                "200: p99",
+                "503: p50",
+                "503: p99",
+                "client late: p99",
+                "client, cores",
+                "others, cores",
+            ),
         ),
     )
     with server.service(bench.yunet) as running:
         capacity = bench.client.closed(running.port, [request], SATURATING, bench.seconds(3)).per_second(200)
         for times in TIMES_CAPACITY:
-            answers = bench.client.open(running.port, [request], evenly(times * capacity, bench.seconds(5)))
+            due = evenly(times * capacity, bench.seconds(5))
+            answers, spent = running.watch(partial(bench.client.open, running.port, [request], due))
             rate = answers.per_second(200)
             grid.rows.append(
                 (
                     *(times, times * capacity, rate, rate / bound, answers.per_second(503), answers.others),
                     *(answers.percentile(percent, status) for status in (200, 503) for percent in (50, 99)),
-                    *(answers.lateness(99), answers.client_cores),
+                    *(answers.lateness(99), answers.client_cores, spent.others_cores),
                 )
             )
     report = Report("overload", [grid])

@@ -33,7 +33,7 @@ def run(bench: Bench) -> Report:
         "The service, connections that send again when they are answered",
         (
             *("photograph", "connections", "200/s", "of bound", "503/s", "p50, ms", "p99, ms"),
-            *("CPU a 200, ms", "client, cores"),
+            *("CPU a 200, ms", "client, cores", "others, cores"),
         ),
     )
     half = Grid(
@@ -72,7 +72,7 @@ def _saturate(
 ) -> tuple[float, int]:
     """Throughput of 200s, and how many answers were something else."""
     request = post("/predict", photo.jpeg)
-    answers, cpu = running.cpu_of(
+    answers, spent = running.watch(
         lambda: bench.client.closed(running.port, [request], concurrency, bench.seconds(2))
     )
     rate = answers.per_second(200)
@@ -80,7 +80,7 @@ def _saturate(
         (
             *(photo.name, concurrency, rate, rate / bound, answers.per_second(503)),
             *(answers.percentile(50), answers.percentile(99)),
-            *(1000 * cpu / answers.count(200), answers.client_cores),
+            *(spent.a_200, answers.client_cores, spent.others_cores),
         )
     )
     return rate, len(answers.status) - answers.count(200)

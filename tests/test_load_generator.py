@@ -32,7 +32,7 @@ def test_figures_are_those_of_the_window_and_latency_counts_from_when_a_request_
         status=np.array([200, 200, 200, 503, LOST]),
         start=1.0,
         end=5.0,
-        client_cores=0.0,
+        client_seconds=1.5,
     )
     assert answers.per_second(200) == 2 / 4  # the first was answered before the window
     assert answers.per_second(503) == 1 / 4
@@ -42,6 +42,7 @@ def test_figures_are_those_of_the_window_and_latency_counts_from_when_a_request_
     assert np.isnan(answers.percentile(99, 404))
     assert answers.lateness(100) == 500
     assert (answers.count(200), answers.others) == (3, 1)
+    assert answers.client_cores == 1.5 / 6
 
 
 @pytest.mark.parametrize("schedule", [evenly, at_random])
