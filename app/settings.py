@@ -71,7 +71,12 @@ class Settings(BaseSettings):
         description="Bytes of requests still arriving that are held at a time, by default 16 of the largest; "
         "what comes beyond gets 503.",
     )
-    max_pixels: int = Field(40_000_000, ge=1, description="Largest image decoded, pixels.")
+    max_pixels: int = Field(
+        40_000_000,
+        ge=1,
+        description="Largest image decoded, pixels; a worker takes 8 bytes for each, and kinds of file that need "
+        "more, AVIF above all, get fewer.",
+    )
     detect_max_side: int = Field(
         640,
         ge=64,

@@ -8,16 +8,17 @@ scale. Bit layouts: AV1 Bitstream & Decoding Process Specification, sections 5.3
 from __future__ import annotations
 
 _SEQUENCE_HEADER = 1
+_FRAME_HEADERS = (3, 6)  # alone, and with the frame after it
 # Parts of a stream; still pictures have a few, and walking more would hold the interpreter.
 _MAX_OBUS = 20_000
 
 
 def coded_pixels(stream: bytes) -> int:
-    """Pixels of the largest frame that `stream`, the OBUs of one AVIF item, may hold.
+    """Pixels of all frames that `stream`, the OBUs of one AVIF item, may hold: a still picture has one.
 
     Raises ValueError where the stream has no sequence header, is cut short or has what no still picture has.
     """
-    pixels = 0
+    pixels = frames = 0
     position = 0
     for _ in range(_MAX_OBUS):
         if position >= len(stream):
@@ -31,14 +32,17 @@ def coded_pixels(stream: bytes) -> int:
             size = len(stream) - position
         if size > len(stream) - position:
             raise ValueError("the AV1 stream is cut short")
-        if first >> 3 & 15 == _SEQUENCE_HEADER:
+        kind = first >> 3 & 15
+        # Frames that are not shown stay as references for others.
+        frames += kind in _FRAME_HEADERS
+        if kind == _SEQUENCE_HEADER:
             pixels = max(pixels, _sequence_pixels(stream[position : position + size]))
         position += size
     else:
         raise ValueError("too many OBUs")
     if not pixels:
         raise ValueError("the AV1 stream has no sequence header")
-    return pixels
+    return pixels * max(frames, 1)
 
 
 def _leb128(stream: bytes, position: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import cv2
@@ -18,6 +19,9 @@ _CUT_SHORT = "The image is cut short: its {} data ends too early. Send the whole
 
 # What libjpeg makes of a missing remainder: all coefficients zero, in YCbCr and grey, then in CMYK.
 _JPEG_FILLINGS = (128, 64)
+_BYTES_PER_PIXEL = 8
+# Rows that are laid over white at a time.
+_BAND = 256
 # Entropy-coded data that decodes to anything but grey.
 _JPEG_NOISE = bytes(np.random.default_rng(0).integers(1, 255, 256, np.uint8))
 
@@ -27,22 +31,28 @@ def decode(data: bytes | memoryview, max_pixels: int = 40_000_000) -> NDArray[np
 
     Returns (height, width, 3) uint8 BGR, turned upright as the file asks. Grey and palette images become
     colour, 16 bits are scaled to 8, and transparency is laid over white; of an animation it is the first image.
-    Raises ImageTooLarge, before decoding, where there are more than `max_pixels`, and ImageUnreadable for
-    anything else that does not come out whole.
+    Takes at most 8 bytes of memory for each of `max_pixels`. Raises ImageTooLarge, before decoding, where there
+    are more of them, or where a kind of file would take more, and ImageUnreadable for anything else that does not
+    come out whole.
     """
     header = read_header(data)
-    if header.pixels > max_pixels:
+    allowed = min(max_pixels, _BYTES_PER_PIXEL * max_pixels // header.bytes_per_pixel)
+    if header.pixels > allowed:
+        kind = "" if allowed == max_pixels else f" for this kind of {header.format}"
         raise ImageTooLarge(
-            f"The image has {header.pixels / 1e6:.1f} million pixels; at most {max_pixels / 1e6:.1f} million "
-            "are allowed. Send a smaller one."
+            f"The image has {header.pixels / 1e6:.1f} million pixels; at most {allowed / 1e6:.1f} million are "
+            f"allowed{kind}. Send a smaller one."
         )
     # What follows the image in the file, no decoder needs to see.
     encoded = np.frombuffer(data, np.uint8)[: header.end]
     image = _pixels(encoded, header)
     if header.format == "JPEG" and _looks_filled(image):
         noisy = np.concatenate([encoded[:-2], np.frombuffer(_JPEG_NOISE, np.uint8), encoded[-2:]])
+        without_noise = _digest(image)
+        del image  # there is room for one
+        image = _pixels(noisy, header)
         # A whole picture is decoded before the noise comes; one that ended early takes it for picture.
-        if not np.array_equal(image, _pixels(noisy, header)):
+        if _digest(image) != without_noise:
             raise ImageUnreadable(_CUT_SHORT.format("JPEG"))
     if header.transparent or image.ndim != 3:
         image = _over_white(image, header.depth)
@@ -70,11 +80,24 @@ def _looks_filled(image: NDArray[Any]) -> bool:
     return value in _JPEG_FILLINGS and bool((image[-8:] == value).all())
 
 
+def _digest(image: NDArray[Any]) -> bytes:
+    return hashlib.blake2b(image.data).digest()
+
+
 def _over_white(image: NDArray[Any], depth: int) -> NDArray[np.uint8]:
     """Lay (h, w), (h, w, 3) or (h, w, 4) of `depth` bits over white, as web pages and viewers do.
 
     Colour under full transparency is what an editor left there, often black: dropping alpha would show it.
     """
+    over_white = np.empty((*image.shape[:2], 3), np.uint8)
+    # Band by band, so that what lies between the two takes little memory.
+    for top in range(0, len(image), _BAND):
+        band = slice(top, top + _BAND)
+        over_white[band] = _band_over_white(image[band], depth)
+    return over_white
+
+
+def _band_over_white(image: NDArray[Any], depth: int) -> NDArray[np.uint8]:
     if image.dtype == np.uint16:
         image = cv2.convertScaleAbs(image, alpha=255 / (2**depth - 1))
     if image.ndim == 2:

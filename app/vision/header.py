@@ -6,6 +6,7 @@ would fill the missing part with grey. It also refuses what costs a decoder far 
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class Header:
     """Bits per channel."""
     coded_pixels: int = 0
     """AVIF: the pixels that its streams may make a decoder hold, whatever width and height say."""
+    bytes_per_pixel: int = 6
+    """What decoding takes at its height, as measured: at least the 8-bit colours, twice."""
 
     @property
     def pixels(self) -> int:
@@ -91,9 +94,10 @@ _ALL_COEFFICIENTS = (1 << 64) - 1
 
 
 def _jpeg(view: memoryview) -> Header:
-    width = height = scans = 0
+    width = height = scans = buffered = 0
     orientation = 1
     progressive = False
+    blocks: list[int] = []
     # Per component, the coefficients that some scan has brought to full precision, as a set of bits.
     complete: dict[int, int] = {}
     position = 2
@@ -107,7 +111,7 @@ def _jpeg(view: memoryview) -> Header:
             # An end marker after half of the scans: all is well formed, and most of the picture is missing.
             if not complete or any(bits != _ALL_COEFFICIENTS for bits in complete.values()):
                 raise ImageUnreadable(_CUT_SHORT.format("JPEG"))
-            return Header("JPEG", width, height, position, orientation)
+            return Header("JPEG", width, height, position, orientation, bytes_per_pixel=max(6, 3 + buffered))
         if marker == 0x01:
             continue
         if marker == 0xD8:
@@ -123,11 +127,16 @@ def _jpeg(view: memoryview) -> Header:
             height, width, count = struct.unpack_from(">HHB", segment, 1)
             progressive = marker == 0xC2
             complete = {segment[6 + 3 * index]: 0 for index in range(count)}
+            factors = [segment[7 + 3 * index] for index in range(count)]
+            blocks = [(factor >> 4) * (factor & 15) for factor in factors]
         elif marker == 0xDA:
             scans += 1
             if scans > _MAX_SCANS:
                 raise ValueError("too many scans")
             count = segment[0]
+            if progressive or count < len(complete):
+                # All coefficients wait in memory for further scans, in 16 bits each.
+                buffered = math.ceil(2 * sum(blocks) / max([*blocks, 1]))
             first, last, precision = segment[1 + 2 * count], segment[2 + 2 * count], segment[3 + 2 * count]
             if not progressive:
                 first, last, precision = 0, 63, 0
@@ -151,6 +160,7 @@ def _png(view: memoryview) -> Header:
     transparent = colour in (4, 6)
     orientation = 1
     compressed = 0
+    animated = False
     position = 8
     for _ in range(_MAX_PARTS):
         length, kind = struct.unpack_from(">I4s", view, position)
@@ -159,11 +169,23 @@ def _png(view: memoryview) -> Header:
         if position > len(view):
             raise IndexError
         if kind == b"IEND":
-            return Header("PNG", width, height, position, orientation, transparent, depth)
+            bytes_per_pixel = (8 if depth < 16 else 16) if transparent else 6
+            return Header(
+                "PNG",
+                width,
+                height,
+                position,
+                orientation,
+                transparent,
+                depth,
+                bytes_per_pixel=2 * bytes_per_pixel if animated else bytes_per_pixel,
+            )
         if kind == b"tRNS":
             transparent = True
         elif kind == b"eXIf":
             orientation = _exif_orientation(body)
+        elif kind == b"acTL":
+            animated = True
         elif kind in (b"zTXt", b"iTXt", b"iCCP"):
             compressed += 1
             if compressed > _MAX_COMPRESSED_CHUNKS:
@@ -183,6 +205,7 @@ def _webp(view: memoryview) -> Header:
     width = height = 0
     transparent = has_pixels = False
     orientation = 1
+    bytes_per_pixel = 6
     position = 12
     for _ in range(_MAX_PARTS):
         if position >= end:
@@ -193,6 +216,8 @@ def _webp(view: memoryview) -> Header:
             raise IndexError
         position += 8 + length + length % 2
         has_pixels |= kind in (b"VP8 ", b"VP8L", b"ANMF")
+        needs = {b"VP8L": 8, b"ALPH": 10, b"ANMF": 12}.get(kind, 6)
+        bytes_per_pixel = max(bytes_per_pixel, needs)
         if kind == b"EXIF":
             orientation = _exif_orientation(body)
         elif kind == b"VP8X":
@@ -209,7 +234,7 @@ def _webp(view: memoryview) -> Header:
         raise ValueError("too many chunks")
     if not has_pixels:
         raise ValueError("no picture")
-    return Header("WebP", width, height, end, orientation, transparent)
+    return Header("WebP", width, height, end, orientation, transparent, bytes_per_pixel=bytes_per_pixel)
 
 
 # BMP: BITMAPFILEHEADER, then BITMAPCOREHEADER or BITMAPINFOHEADER and its successors
@@ -234,6 +259,8 @@ def _bmp(view: memoryview) -> Header:
 
 def _avif(view: memoryview) -> Header:
     picture = avif.read_picture(view)
+    deep = picture.depth > 8
+    bytes_per_pixel = (42 if deep else 36) if picture.transparent else (22 if deep else 20)
     return Header(
         "AVIF",
         picture.width,
@@ -243,6 +270,7 @@ def _avif(view: memoryview) -> Header:
         picture.transparent,
         picture.depth,
         picture.coded_pixels,
+        bytes_per_pixel,
     )
 
 

@@ -11,14 +11,14 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
+from hostile_files import busy_tables, damaged_files, too_many_pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import (
-    CMYK_JPEG,
+    FILES,
     HEIGHT,
     WIDTH,
     animation,
-    avif_with_tables,
     box,
     encode,
     oriented_avif,
@@ -30,32 +30,12 @@ from image_files import (
     quarters,
     read_quarters,
     riff,
+    with_alpha,
 )
 
+from app.vision.av1 import coded_pixels
 from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
 
-
-def with_alpha(alpha: int) -> np.ndarray:
-    return np.dstack([quarters(), np.full((HEIGHT, WIDTH), alpha, np.uint8)])
-
-
-FILES: dict[str, bytes] = {
-    "JPEG": encode(".jpg", None, cv2.IMWRITE_JPEG_QUALITY, 95),
-    "progressive JPEG": encode(".jpg", None, cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
-    "JPEG with restarts": encode(
-        ".jpg", None, cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_RST_INTERVAL, 1
-    ),
-    "CMYK JPEG": CMYK_JPEG,
-    "PNG": encode(".png"),
-    "lossless WebP": encode(".webp"),
-    "lossy WebP": encode(".webp", None, cv2.IMWRITE_WEBP_QUALITY, 95),
-    "WebP with alpha": encode(".webp", with_alpha(255)),
-    "animated WebP": animation(".webp"),
-    "animated PNG": animation(".png"),
-    "BMP": encode(".bmp"),
-    "AVIF": encode(".avif", None, cv2.IMWRITE_AVIF_QUALITY, 95),
-    "AVIF with alpha": encode(".avif", with_alpha(255), cv2.IMWRITE_AVIF_QUALITY, 95),
-}
 each_file = pytest.mark.parametrize("data", FILES.values(), ids=FILES.keys())
 
 
@@ -266,51 +246,35 @@ def test_a_jpeg_whose_scan_names_a_component_that_the_frame_lacks() -> None:
 # Bombs
 
 
-def too_many_pixels() -> dict[str, bytes]:
-    """Files of 20,000x20,000 pixels or nearly, as their headers say, each of less than 60 KB."""
-    jpeg = FILES["JPEG"]
-    size = jpeg.index(b"\xff\xc0") + 5
-    avif = FILES["AVIF"]
-    ispe = avif.index(b"ispe") + 8
-    rows = zlib.compressobj(9)
-    packed = b"".join(rows.compress(bytes(2501)) for _ in range(20_000)) + rows.flush()
-    start = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0))
-    canvas = bytes(4) + (16_382).to_bytes(3, "little") * 2
-    return {
-        "PNG": start + png_chunk(b"IDAT", packed) + png_chunk(b"IEND", b""),
-        "JPEG": jpeg[:size] + struct.pack(">HH", 20_000, 20_000) + jpeg[size + 4 :],
-        "AVIF": avif[:ispe] + struct.pack(">II", 20_000, 20_000) + avif[ispe + 8 :],
-        "WebP": riff(b"RIFF", b"WEBP" + riff(b"VP8X", canvas) + encode(".webp")[12:]),
-    }
-
-
-def busy_tables() -> dict[str, bytes]:
-    """AVIF files whose tables announce far more than there is, or send their reader round and round."""
-    one_property = struct.pack(">II", 0, 1) + b"\0\1\1\1"
-    extents = b"\1\0\0\0\0\0" + struct.pack(">H", 2000) + struct.pack(">HHHH", 9, 0, 0, 65535) * 2000
-    items = b"\2\0\0\0\0\0" + struct.pack(">I", 19_000) + struct.pack(">IHHH", 9, 1, 0, 0) * 19_000
-    free = [box(b"free")] * 19_000
-    many = 2_000_000
-    return {
-        "places": avif_with_tables(one_property, extents),
-        "items": avif_with_tables(one_property, items, box(b"idat", b"abc"), *free),
-        "properties": avif_with_tables(struct.pack(">II", 0, many) + b"\0\2\0" * many, b"\0\0\0\0\0\0\0\0"),
-    }
-
-
-REFUSE = """
-import json, resource, sys, time
+DECODE = """
+import json, re, sys, time
 from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+
 data = sys.stdin.buffer.read()
-before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+before, begun = peak(), time.process_time()
 try:
-    decode(data)
+    decode(data, max_pixels=int(sys.argv[1]))
     what = "read"
 except (ImageTooLarge, ImageUnreadable) as error:
     what = type(error).__name__
-spent = time.process_time() - begun
-print(json.dumps([what, spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before]))
+print(json.dumps([what, time.process_time() - begun, peak() - before]))
 """
+
+
+def decode_apart(data: bytes, max_pixels: int) -> tuple[str, float, int]:
+    """What came of it in a process of its own, processor seconds, and kilobytes of memory."""
+    done = subprocess.run(
+        [sys.executable, "-c", DECODE, str(max_pixels)],
+        input=data,
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    what, seconds, kilobytes = json.loads(done.stdout)
+    return what, seconds, kilobytes
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory in the units of Linux")
@@ -321,21 +285,79 @@ print(json.dumps([what, spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrs
     ids=[*too_many_pixels(), *busy_tables()],
 )
 def test_a_bomb_costs_neither_time_nor_memory(data: bytes, expected: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", REFUSE], input=data, capture_output=True, check=True, timeout=60
-    )
-    what, seconds, kilobytes = json.loads(done.stdout)
+    what, seconds, kilobytes = decode_apart(data, 40_000_000)
     assert what == expected
     assert seconds < 1
     assert kilobytes < 30_000
 
 
+def of_size(pixels: int) -> dict[str, tuple[int, Callable[[], bytes]]]:
+    """For each costly kind of file, the bytes that a pixel of it takes to decode, and one of `pixels` / that * 8."""
+
+    def plain(cost: int, channels: int = 3, dtype: type = np.uint8) -> np.ndarray:
+        side = int((8 * pixels / cost) ** 0.5)
+        return np.full((side, side, channels), 90, dtype)
+
+    progressive_444 = (
+        cv2.IMWRITE_JPEG_PROGRESSIVE,
+        1,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    )
+    fast = (cv2.IMWRITE_AVIF_SPEED, 10)
+    ten_bits = (*fast, cv2.IMWRITE_AVIF_DEPTH, 10)
+    return {
+        "JPEG": (8, lambda: encode(".jpg", plain(8))),
+        "grey JPEG": (8, lambda: encode(".jpg", plain(8) // 90 * 128)),
+        "progressive JPEG": (9, lambda: encode(".jpg", plain(9), *progressive_444)),
+        "PNG": (8, lambda: encode(".png", plain(8))),
+        "PNG with alpha": (8, lambda: encode(".png", plain(8, 4))),
+        "16-bit PNG with alpha": (16, lambda: encode(".png", plain(16, 4, np.uint16))),
+        "animated PNG": (16, lambda: animation(".png", plain(16, 4))),
+        "WebP": (8, lambda: encode(".webp", plain(8), cv2.IMWRITE_WEBP_QUALITY, 50)),
+        "lossless WebP": (8, lambda: encode(".webp", plain(8))),
+        "animated WebP": (12, lambda: animation(".webp", plain(12))),
+        "BMP": (8, lambda: encode(".bmp", plain(8))),
+        "AVIF": (20, lambda: encode(".avif", plain(20), *fast)),
+        "10-bit AVIF": (22, lambda: encode(".avif", plain(22, 3, np.uint16), *ten_bits)),
+        "AVIF with alpha": (36, lambda: encode(".avif", plain(36, 4), *fast)),
+        "10-bit AVIF with alpha": (42, lambda: encode(".avif", plain(42, 4, np.uint16), *ten_bits)),
+    }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory in the units of Linux")
+@pytest.mark.parametrize("kind", of_size(0))
+def test_whatever_is_read_takes_no_more_memory_than_the_limit_on_pixels_promises(kind: str) -> None:
+    max_pixels = 8_000_000
+    cost, make = of_size(max_pixels)[kind]
+    data = make()
+    what, _, kilobytes = decode_apart(data, max_pixels)
+    assert what == "read"
+    assert kilobytes * 1024 < 8 * max_pixels + 20e6
+    if cost > 8:
+        too_many = complaint(data, max_pixels=int(0.99 * max_pixels))
+        name = next(name for name in ("JPEG", "PNG", "WebP", "AVIF") if name in kind)
+        assert f"are allowed for this kind of {name}." in too_many
+
+
 def test_the_pixel_limit_is_inclusive_and_named_in_the_answer() -> None:
-    for data in FILES.values():
-        assert decode(data, max_pixels=WIDTH * HEIGHT).shape == (HEIGHT, WIDTH, 3)
-        assert complaint(data, max_pixels=WIDTH * HEIGHT - 1).startswith("The image has 0.0 million pixels")
+    # An alpha that is opaque everywhere, OpenCV does not write into an AVIF.
+    costs = {"CMYK JPEG": 8, "animated WebP": 12, "animated PNG": 12, "AVIF": 20, "AVIF with alpha": 20}
+    for name, data in FILES.items():
+        least = -(-WIDTH * HEIGHT * costs.get(name, 8) // 8)
+        assert decode(data, max_pixels=least).shape == (HEIGHT, WIDTH, 3)
+        assert complaint(data, max_pixels=least - 1).startswith("The image has 0.0 million pixels")
     assert "20000" not in complaint(too_many_pixels()["PNG"])
-    assert "400.0 million pixels; at most 40.0 million" in complaint(too_many_pixels()["PNG"])
+    assert "400.0 million pixels; at most 40.0 million are allowed. Send" in complaint(
+        too_many_pixels()["PNG"]
+    )
+    assert "at most 16.0 million are allowed for this kind of AVIF." in complaint(too_many_pixels()["AVIF"])
+
+
+def test_every_frame_in_a_stream_counts() -> None:
+    stream = FILES["AVIF"][FILES["AVIF"].index(b"mdat") + 4 :]
+    assert coded_pixels(stream) == WIDTH * HEIGHT
+    assert coded_pixels(3 * stream) == 3 * WIDTH * HEIGHT
 
 
 def test_an_avif_that_declares_less_than_its_stream_holds_is_still_too_large() -> None:
@@ -368,19 +390,6 @@ SIGNATURES = [b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBP", b"B
 @settings(max_examples=400, deadline=None)
 def test_random_bytes_are_refused_by_our_own_exceptions(signature: bytes, data: bytes) -> None:
     decode_or_refuse(signature + data)
-
-
-@st.composite
-def damaged_files(draw: st.DrawFn) -> bytes:
-    """One of the files with up to four bytes changed, left out or put in, most of them near its start."""
-    data = bytearray(draw(st.sampled_from(sorted(FILES.values()))))
-    for _ in range(draw(st.integers(1, 4))):
-        position = draw(st.integers(0, len(data) - 1) | st.integers(0, min(len(data), 300) - 1))
-        change = draw(st.binary(max_size=4))
-        data[position : position + draw(st.integers(0, 4))] = change
-        if not data:
-            break
-    return bytes(data)
 
 
 @given(damaged_files())

@@ -42,10 +42,12 @@ def encode(extension: str, image: NDArray[np.generic] | None = None, *parameters
     return bytes(data.tobytes())
 
 
-def animation(extension: str) -> bytes:
-    """Two pictures, of which the first is the quarters."""
+def animation(extension: str, first: NDArray[np.uint8] | None = None) -> bytes:
+    """Two pictures, of which the first is `first`, or else the quarters."""
+    if first is None:
+        first = quarters()
     frames = cv2.Animation()
-    frames.frames = [quarters(), 255 - quarters()]
+    frames.frames = [first, 255 - first]
     frames.durations = np.array([100, 100], np.int32)
     ok, data = cv2.imencodeanimation(extension, frames)
     assert ok
@@ -160,3 +162,29 @@ def avif_with_tables(ipma: bytes, iloc: bytes, *more: bytes) -> bytes:
         box(b"iloc", iloc),
         *more,
     )
+
+
+# All of them
+
+
+def with_alpha(alpha: int) -> np.ndarray:
+    return np.dstack([quarters(), np.full((HEIGHT, WIDTH), alpha, np.uint8)])
+
+
+FILES: dict[str, bytes] = {
+    "JPEG": encode(".jpg", None, cv2.IMWRITE_JPEG_QUALITY, 95),
+    "progressive JPEG": encode(".jpg", None, cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "JPEG with restarts": encode(
+        ".jpg", None, cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_RST_INTERVAL, 1
+    ),
+    "CMYK JPEG": CMYK_JPEG,
+    "PNG": encode(".png"),
+    "lossless WebP": encode(".webp"),
+    "lossy WebP": encode(".webp", None, cv2.IMWRITE_WEBP_QUALITY, 95),
+    "WebP with alpha": encode(".webp", with_alpha(255)),
+    "animated WebP": animation(".webp"),
+    "animated PNG": animation(".png"),
+    "BMP": encode(".bmp"),
+    "AVIF": encode(".avif", None, cv2.IMWRITE_AVIF_QUALITY, 95),
+    "AVIF with alpha": encode(".avif", with_alpha(255), cv2.IMWRITE_AVIF_QUALITY, 95),
+}
