@@ -64,7 +64,7 @@ def foreign_files() -> dict[str, bytes]:
     return {
         "GIF": encode(".gif"),
         "TIFF": encode(".tiff"),
-        "JPEG 2000": encode(".jp2"),
+        "JPEG 2000": encode(".jp2", np.zeros((64, 64, 3), np.uint8)),
         "PPM": encode(".ppm"),
         "Radiance": encode(".hdr", quarters().astype(np.float32)),
         "Sun raster": encode(".ras"),
