@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test test-docker bench soak env-train lint format lock clean
+.PHONY: serve test test-docker bench soak fuzz audit env-train lint format lock clean
 
 serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 	-$(BIN)/agegender fetch-detector
@@ -26,6 +26,20 @@ bench: $(VENV)/.dev $(VENV)/.train ## Measure speed and memory against bounds of
 
 soak: $(VENV)/.dev $(VENV)/.train ## Watch the service's memory over 50,000 requests, good and bad
 	$(BIN)/python -m benchmarks soak
+
+fuzz: $(VENV)/.fuzz ## Feed the decoder what Atheris makes up: 100,000 inputs, or as many as 10 minutes allow
+	$(BIN)/python fuzz/fuzz_decode.py -runs=100000 -max_total_time=600
+
+# A package that the database does not know is an error: behind a mirror without it, all would seem well.
+audit: $(VENV)/audit/.installed ## Look up the pinned packages in the database of known vulnerabilities
+	@$(VENV)/audit/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off --timeout 10 \
+	  $(patsubst %,-r requirements/%.txt,serve build dev train) > $(VENV)/audit/report 2>&1; \
+	result=$$?; \
+	if grep -q 'could not be audited\|requests.exceptions' $(VENV)/audit/report; then \
+	  echo 'The database of known vulnerabilities cannot be reached from here: no package was audited.'; \
+	else \
+	  cat $(VENV)/audit/report; exit $$result; \
+	fi
 
 env-train: $(VENV)/.train ## Install what training needs, TensorFlow above all
 
@@ -57,6 +71,15 @@ $(VENV)/.train: requirements/train.txt $(VENV)/.serve
 	$(PIP) --require-hashes -r requirements/train.txt
 	@touch $@
 
+$(VENV)/.fuzz: requirements/fuzz.txt $(VENV)/.dev
+	$(PIP) --require-hashes -r requirements/fuzz.txt
+	@touch $@
+
+$(VENV)/audit/.installed: requirements/audit.txt | $(BIN)/python
+	$(BIN)/python -m venv --clear $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 # Needs uv. Versions in the files stay unless UPGRADE=--upgrade; no file records where packages come from.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-header --no-annotate $(UPGRADE)
@@ -66,6 +89,8 @@ lock:
 	$(LOCK) pyproject.toml --extra dev -c requirements/serve.txt -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
 	echo 'setuptools>=80' | $(LOCK) - -c requirements/train.txt -o requirements/build.txt
+	echo 'atheris>=3,<3.1' | $(LOCK) - -o requirements/fuzz.txt
+	echo 'pip-audit>=2.9' | $(LOCK) - -o requirements/audit.txt
 
 clean:
 	rm -rf $(VENV) *.egg-info

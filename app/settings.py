@@ -93,7 +93,8 @@ class Settings(BaseSettings):
     )
     rate_limit: str = Field(
         "",
-        description="Requests that each caller may send, as in 60/minute, by key or else by address; more get 429.",
+        description="Requests that each caller may send, as in 60/minute, by key or else by address, to each server "
+        "process; more get 429.",
     )
     trusted_proxies: str = Field(
         "",
