@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test test-docker bench soak fuzz audit env-train lint format lock clean
+.PHONY: serve test test-docker bench soak fuzz audit env-train models model-A model-B lint format lock clean
 
 serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 	-$(BIN)/agegender fetch-detector
@@ -42,6 +42,31 @@ audit: $(VENV)/audit/.installed ## Look up the pinned packages in the database o
 	fi
 
 env-train: $(VENV)/.train ## Install what training needs, TensorFlow above all
+
+# As the models in models/ were made: from these archives or folders, B from these weights, each run going on where it
+# was stopped. Splits, options and seeds are the same; sums over threads are not, nor all of the code, so figures come
+# close but weights differ. INIT=FILE where ImageNet's weights cannot be downloaded, YUNET=FILE where YuNet cannot.
+UTKFACE ?= data/UTKFace.tar.gz
+FAIRFACE ?= data/fairface.tar.gz
+INIT ?= imagenet
+RUNS := runs/models
+TRAIN := $(BIN)/agegender-train
+
+models: model-A model-B ## Make both models anew from UTKFACE=... and FAIRFACE=...
+
+model-A: data/cache/labels.npz
+	$(TRAIN) train A --epochs 96:9 --runs $(RUNS)/first --resume
+	$(TRAIN) export age_gender_A --runs $(RUNS)/first --models $(RUNS)/first
+	$(TRAIN) train A --init $(RUNS)/first/age_gender_A.keras --epochs 96:4 --runs $(RUNS) --resume
+	$(TRAIN) export age_gender_A --runs $(RUNS)
+
+model-B: data/cache/labels.npz
+	$(TRAIN) train B --init $(INIT) --epochs 96:5,128:6 --runs $(RUNS) --resume
+	$(TRAIN) export age_gender_B --runs $(RUNS)
+
+data/cache/labels.npz: | $(VENV)/.train
+	$(if $(YUNET),,$(BIN)/agegender fetch-detector)
+	$(TRAIN) prepare --utkface $(UTKFACE) --fairface $(FAIRFACE) $(if $(YUNET),--yunet $(YUNET))
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -15,6 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from app.inference import detector_file
+from app.inference.detector_file import DetectorFileError
 from app.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
 from app.vision.detect import Haar, YuNet
 from training import data, splits
@@ -74,7 +76,7 @@ def _in_one_sentence(command: Callable[P, None]) -> Callable[P, None]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except (TrainingError, ModelsInvalid, ModelUnavailable, UnknownModel) as error:
+        except (TrainingError, DetectorFileError, ModelsInvalid, ModelUnavailable, UnknownModel) as error:
             err.print(f"agegender-train: {error}", markup=False)
             raise typer.Exit(1) from error
 
@@ -87,16 +89,25 @@ def prepare(
     utkface: UtkFaceOption,
     fairface: Annotated[Path | None, typer.Option(help="FairFace's archive or folder.")] = None,
     yunet: Annotated[
-        Path | None, typer.Option(envvar=YUNET_VARIABLE, help="YuNet's model file, to crop FairFace with.")
+        Path | None,
+        typer.Option(
+            envvar=YUNET_VARIABLE,
+            help="YuNet's model file, to crop FairFace with; by default what `agegender fetch-detector` stored.",
+        ),
     ] = None,
     cache: CacheOption = DEFAULT_CACHE,
 ) -> None:
     """Crop, label and split the data sets into one cache."""
     from training import plots, report  # Matplotlib takes a while to import: --help shall not wait for it
 
-    if fairface is not None and yunet is None:
-        raise typer.BadParameter("FairFace's faces must be found first: add --yunet PATH")
-    detector = None if yunet is None else YuNet(yunet)
+    detector = None
+    if fairface is not None:
+        file = detector_file.find(yunet)
+        if file is None:
+            raise typer.BadParameter(
+                "FairFace's faces must be found first: run `agegender fetch-detector`, or add --yunet PATH"
+            )
+        detector = YuNet(file)
     faces, summaries = data.prepare(cache, utkface, fairface, detector)
     files = Table("data set", "used", "repaired", "malformed", "unreadable", "no face", title="Files")
     for name, summary in summaries.items():

@@ -192,6 +192,24 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
     assert trained.history() == before
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ((), "run `agegender fetch-detector`, or add --yunet PATH"),
+        (("--yunet", "nowhere.onnx"), "nowhere.onnx cannot be read"),
+    ],
+)
+def test_without_yunet_fairface_is_not_prepared(
+    tmp_path: Path, options: tuple[str, ...], complaint: str
+) -> None:
+    arguments = ["prepare", "--utkface", "U", "--fairface", "F", "--cache", str(tmp_path / "cache"), *options]
+    empty = {"XDG_CACHE_HOME": str(tmp_path), "AGEGENDER_YUNET_PATH": ""}
+    result = CliRunner().invoke(app, arguments, env=empty)
+    assert result.exit_code != 0
+    assert complaint in " ".join(result.output.replace("│", "").split())
+    assert not (tmp_path / "cache").exists()
+
+
 def test_faces_other_than_those_it_learned_from_are_refused(trained: Workshop, tmp_path: Path) -> None:
     write_chips(tmp_path / "UTKFace", 20)
     faces, _ = data.prepare(tmp_path / "cache", tmp_path / "UTKFace")
