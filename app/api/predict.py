@@ -75,8 +75,8 @@ async def predict(
 ) -> PredictionAnswer:
     """Faces come by box area, largest first. An image without faces is answered with an empty list."""
     model = query.model or service.default_model
+    service.catalogue.session(model)  # before the image travels for nothing; and no other name is logged
     request.state.noted.update(model=model, detector=query.detector)
-    service.catalogue.session(model)  # before the image travels for nothing
     with service.pool.admit() as ticket:
         image = await read_image(request, service.max_bytes, service.arrival_memory)
         prediction = await _unless_client_leaves(
