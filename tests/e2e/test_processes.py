@@ -17,7 +17,6 @@ from helpers import PATIENCE, Server, grey, png, serving
 from tiny_models import put_model
 
 IMAGE = png(grey(51))
-METRICS_FOLDER = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path("/tmp")  # noqa: S108
 
 
 @pytest.fixture
