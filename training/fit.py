@@ -274,19 +274,21 @@ def train(
         write_json(run / CONFIG_FILE, describe(config, faces))
 
     events = Events(run / EVENTS_FOLDER, history) if tensorboard else None
+    compiled_for = None
     for epoch in range(len(history), config.epochs):
         if history and len(history) - best_epoch(history) >= config.patience:
             log(f"no better score in {config.patience} epochs: stopping")
             break
         started = time.monotonic()
-        augment.size = config.image_size(epoch)
         trainee.reseed(config.seed, epoch)
-        trainee.compile(
-            optimizer=optimizer,
-            loss={"age": age_loss, "gender": gender_loss},
-            # XLA makes TensorFlow on a CPU eight times slower; JAX is made for it.
-            jit_compile=keras.backend.backend() == "jax",
-        )
+        if config.image_size(epoch) != compiled_for:  # traces anew: 20 s and 180 MB each time
+            compiled_for = augment.size = config.image_size(epoch)
+            trainee.compile(
+                optimizer=optimizer,
+                loss={"age": age_loss, "gender": gender_loss},
+                # XLA makes TensorFlow on a CPU eight times slower; JAX is made for it.
+                jit_compile=keras.backend.backend() == "jax",
+            )
         fitted = trainee.fit(
             Batches(faces, config, epoch),
             epochs=1,
