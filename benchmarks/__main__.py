@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 from collections.abc import Callable
 from enum import StrEnum
@@ -57,6 +59,8 @@ def main(
     requests: Annotated[int, typer.Option(help="Requests before `start` measures memory again.")] = 1000,
 ) -> None:
     """Measure the service on this machine; the tables are printed and written, with plots, to benchmarks/results/."""
+    # Ends like an interrupt: no server is left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # Wide enough for the tables where the output goes to a file.
     out = Console(width=None if Console().is_terminal else 180)
     ran_on = report.machine()

@@ -104,7 +104,7 @@ def _against_callers(grid: Grid) -> Figure:
     rates.plot(connections, column(grid, "bound/s"), "k:", label="bound")
     rates.plot(connections, column(grid, "200/s"), ".-", color=BLUE, label="200")
     rates.plot(connections, column(grid, "503/s"), ".-", color=ORANGE, label="503")
-    rates.set(xlabel="connections", ylabel="answers per second", xscale="log", yscale="symlog")
+    rates.set(xlabel="connections", ylabel="answers per second", xscale="log", yscale="log")
     rates.legend(frameon=False)
     for heading, colour in (("p50, ms", BLUE), ("p99, ms", ORANGE)):
         latencies.plot(connections, column(grid, heading), ".-", color=colour, label=heading[:3])

@@ -44,17 +44,17 @@ class Server:
         answers = load()
         cpu, machine = self.cpu_seconds() - before, machine_cpu_seconds() - machine_before
         others = (machine - cpu - answers.client_seconds) / (time.perf_counter() - begun)
-        return answers, Spent(1000 * cpu / answers.count(200), max(0.0, others))
+        return answers, Spent(cpu, max(0.0, others))
 
 
 @dataclass(frozen=True)
 class Spent:
-    """The server's milliseconds of processor time for each 200, and the cores that were busy with something else.
+    """The server's seconds of processor time, and how many cores were busy with neither server nor client.
 
-    The time for refusals is in the former. The latter makes figures doubtful where it is not about 0.
+    Where these are not about 0, the figures are those of a busy machine.
     """
 
-    a_200: float
+    cpu_seconds: float
     others_cores: float
 
 

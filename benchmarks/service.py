@@ -80,7 +80,7 @@ def _saturate(
         (
             *(photo.name, concurrency, rate, rate / bound, answers.per_second(503)),
             *(answers.percentile(50), answers.percentile(99)),
-            *(spent.a_200, answers.client_cores, spent.others_cores),
+            *(1000 * spent.cpu_seconds / answers.count(200), answers.client_cores, spent.others_cores),
         )
     )
     return rate, len(answers.status) - answers.count(200)
