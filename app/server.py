@@ -175,6 +175,8 @@ class _Server(uvicorn.Server):
         self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # Before it counts as started: a signal may come at any moment.
+        self._loop = asyncio.get_running_loop()
         first, *others = sockets or []
         await super().startup([first])
         for bound in others:
@@ -190,10 +192,6 @@ class _Server(uvicorn.Server):
         )
         # Those are closed when the server stops, and so are all connections of `server_state`.
         self.servers.append(listener)
-
-    async def main_loop(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        await super().main_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.started:
