@@ -275,6 +275,13 @@ class Upload:
         self._connection.close()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop turn until `condition`; the test's own limit is its only deadline."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0)
+
+
 def in_process(settings: Settings, ask: Callable[[FastAPI, httpx.AsyncClient], Awaitable[None]]) -> None:
     """Run the app here, without a server, and `ask` it: for what a server's process hides or cuts short."""
 

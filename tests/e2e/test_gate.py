@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from helpers import PATIENCE, Upload, check_problem, grey, png
+from helpers import PATIENCE, Upload, check_problem, grey, png, until
 
 from app.inference.pool import Load
 from app.inference.predictor import Prediction, Predictor
@@ -70,12 +70,6 @@ def service(
         yield gated
     finally:
         gated.stop()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 @asynccontextmanager

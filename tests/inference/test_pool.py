@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from helpers import until
 
 from app.inference.pool import Load, Overloaded, Pool, QueueTimeout, ShuttingDown, available_cores
 
@@ -61,11 +62,12 @@ async def request(pool: Pool[Worker], work: Callable[[Worker], object]) -> objec
         return await ticket.run(work)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the event loop turn until `condition`; the test's own limit is its only deadline."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0)
+async def hold(pool: Pool[Worker]) -> tuple[Gate, asyncio.Task[object]]:
+    """A shut gate at which one worker waits, and the request that it is at."""
+    gate = Gate()
+    held = asyncio.create_task(request(pool, gate.work))
+    await gate.begun()
+    return gate, held
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -134,9 +136,8 @@ def test_the_event_loop_and_the_queue_go_in_order_while_a_worker_is_busy() -> No
     with running() as pool:
 
         async def test() -> None:
-            gate, order = Gate(), []
-            held = asyncio.create_task(request(pool, gate.work))
-            await gate.begun()
+            gate, held = await hold(pool)
+            order: list[int] = []
             waiting = [asyncio.create_task(request(pool, lambda _, n=n: order.append(n))) for n in range(4)]
             await until(lambda: pool.load().waiting == 4)
             assert order == []
@@ -171,9 +172,8 @@ def test_work_whose_caller_has_gone_is_never_begun_and_its_place_is_free_at_once
     with running(workers=1, queue_size=1) as pool:
 
         async def test() -> None:
-            gate, begun = Gate(), []
-            held = asyncio.create_task(request(pool, gate.work))
-            await gate.begun()
+            gate, held = await hold(pool)
+            begun: list[Worker] = []
             gone = asyncio.create_task(request(pool, begun.append))
             await until(lambda: pool.load().waiting == 1)
             gone.cancel()
@@ -193,9 +193,7 @@ def test_work_whose_caller_goes_while_it_runs_keeps_its_place_until_it_ends() ->
     with running(workers=1, queue_size=0) as pool:
 
         async def test() -> None:
-            gate = Gate()
-            gone = asyncio.create_task(request(pool, gate.work))
-            await gate.begun()
+            gate, gone = await hold(pool)
             gone.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await gone
@@ -226,9 +224,7 @@ def test_draining_waits_for_work_that_nobody_awaits_any_more() -> None:
     pool.start()
 
     async def test() -> None:
-        gate = Gate()
-        gone = asyncio.create_task(request(pool, gate.work))
-        await gate.begun()
+        gate, gone = await hold(pool)
         gone.cancel()
         drained = asyncio.create_task(pool.drain(PATIENCE))
         await until(lambda: not pool.accepting and pool.load().admitted == 0)
@@ -245,9 +241,7 @@ def test_draining_finishes_what_was_admitted_and_takes_nothing_more() -> None:
     pool.start()
 
     async def test() -> None:
-        gate = Gate()
-        held = asyncio.create_task(request(pool, gate.work))
-        await gate.begun()
+        gate, held = await hold(pool)
         waiting = asyncio.create_task(request(pool, lambda _: "waited"))
         with pool.admit() as still_reading:
             await until(lambda: pool.load().waiting == 1)
@@ -274,9 +268,7 @@ def test_a_drain_that_runs_out_of_time_fails_what_was_not_begun() -> None:
     pool.start()
 
     async def test() -> None:
-        gate = Gate()
-        held = asyncio.create_task(request(pool, gate.work))
-        await gate.begun()
+        gate, held = await hold(pool)
         with pool.admit() as still_reading:
             waiting = asyncio.create_task(request(pool, lambda _: None))
             await until(lambda: pool.load().waiting == 1)
