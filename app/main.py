@@ -20,7 +20,7 @@ from app.api.rate_limit import RateLimit, limit_rate
 from app.api.schemas import ModelAnswer, ModelsAnswer
 from app.api.security import ApiKeys, require_key
 from app.api.state import Service
-from app.api.traces import Traced, Traces
+from app.api.traces import Traced, Traces, TracesUnavailable
 from app.inference import detector_file
 from app.inference.detector_file import DetectorFileError
 from app.inference.pool import Pool
@@ -30,7 +30,7 @@ from app.settings import Settings, listed
 
 logger = logging.getLogger("agegender")
 
-CANNOT_START = (ModelsInvalid, UnknownModel, ModelUnavailable, DetectorFileError)
+CANNOT_START = (ModelsInvalid, UnknownModel, ModelUnavailable, DetectorFileError, TracesUnavailable)
 """What keeps the service from starting; each says in one sentence what to do."""
 
 
@@ -40,6 +40,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.traces = Traces() if settings.traces else None
         app.state.service = service = start(settings)
         app.state.metrics.watch(service)
         yield
@@ -62,8 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.api_keys = ApiKeys(settings.api_keys)
     app.state.rate_limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
     app.state.metrics = metrics.Metrics()
-    app.state.traces = Traces() if settings.traces else None
-    _observe(app, settings.cors_origins)
+    _observe(app, settings.cors_origins, settings.traces)
     app.add_middleware(_OneSentence)
     for guarded in (predict.router, models.router):
         app.include_router(
@@ -84,13 +84,12 @@ def create_metrics_app(watched: FastAPI) -> FastAPI:
     """The ASGI app that shows the metrics of `watched`, and nothing else: for a port of its own."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.state.metrics = watched.state.metrics
-    app.state.traces = None
     _observe(app)
     app.include_router(metrics.router)
     return app
 
 
-def _observe(app: FastAPI, cors_origins: str = "") -> None:
+def _observe(app: FastAPI, cors_origins: str = "", traces: bool = False) -> None:
     """Put around `app` what answers errors, what browsers need, and what counts and logs each request."""
     problems.add_handlers(app)
     # The last one added is the outermost: errors, too, carry the headers of those around them.
@@ -103,8 +102,8 @@ def _observe(app: FastAPI, cors_origins: str = "") -> None:
             allow_headers=["X-API-Key", "X-Request-ID"],
             expose_headers=["X-Request-ID", "Retry-After"],
         )
-    if app.state.traces:
-        app.add_middleware(Traced, traces=app.state.traces)
+    if traces:
+        app.add_middleware(Traced)
     app.add_middleware(Observe, metrics=app.state.metrics)
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from types import FrameType
 
-SILENCE = 10.0
+_SILENCE = 10.0
 """Seconds without a sign of life after which a process counts as hung."""
 
-STARTING = 60.0
+_STARTING = 60.0
 """Seconds that it has for its first one."""
 
 # A new interpreter: threads, and what ONNX Runtime and OpenCV hold, do not survive a fork.
@@ -21,7 +21,7 @@ _context = multiprocessing.get_context("spawn")
 
 logger = logging.getLogger("agegender")
 
-Work = Callable[[Connection], None]
+Work = Callable[[Connection], object]
 """Done in a process; sends a byte through the connection once it has started, and then again and again."""
 
 
@@ -54,7 +54,7 @@ class _Process:
                 self.started, self._last_sign = True, time.monotonic()
         except EOFError:  # it is dead, as its exit code will tell
             pass
-        if time.monotonic() - self._last_sign > (SILENCE if self.started else STARTING):
+        if time.monotonic() - self._last_sign > (_SILENCE if self.started else _STARTING):
             self._process.kill()
 
     def terminate(self) -> None:

@@ -24,7 +24,6 @@ from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.observe import LOGGING
-from app.api.traces import TracesUnavailable
 from app.main import create_app, create_metrics_app
 from app.processes import supervise
 from app.settings import ENV_PREFIX, Settings
@@ -62,15 +61,10 @@ def _serve(settings: Settings, sockets: Sequence[socket.socket], signs: Connecti
 
     Signs of life go to `signs`, where there is a supervisor; without it this stops.
     """
-    try:
-        app = create_app(settings)
-    except TracesUnavailable as error:
-        logging.config.dictConfig(LOGGING)
-        logger.error(error)
-        return False
+    app = create_app(settings)
     config = _config(app, settings, lifespan="on")
-    metrics_config = _config(create_metrics_app(app), settings, lifespan="off")
-    server = _Server(config, metrics_config, on_stop=lambda: app.state.service.pool.close())
+    others = [_config(create_metrics_app(app), settings, lifespan="off")] if len(sockets) > 1 else []
+    server = _Server(config, others, on_stop=lambda: app.state.service.pool.close())
 
     if signs is not None:
 
@@ -96,15 +90,11 @@ def _serve_in_processes(settings: Settings, sockets: Sequence[socket.socket]) ->
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         return supervise(
             settings.processes,
-            partial(_serve_supervised, settings, sockets),
+            partial(_serve, settings, sockets),
             grace=settings.drain_timeout + 5,
             on_started=lambda: _say_where(sockets),
             on_death=partial(mark_process_dead, path=folder),
         )
-
-
-def _serve_supervised(settings: Settings, sockets: Sequence[socket.socket], signs: Connection) -> None:
-    _serve(settings, sockets, signs)
 
 
 def _writable_folder() -> str | None:
@@ -144,10 +134,12 @@ def _bound(host: str, port: int, setting: str) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
-        bound = socket.socket(family, socket.SOCK_STREAM)
-        # As asyncio does: connections that were closed a moment ago are no obstacle.
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
+        with contextlib.ExitStack() as unless_bound:
+            bound = unless_bound.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            # As asyncio does: connections that were closed a moment ago are no obstacle.
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            unless_bound.pop_all()
     except OSError as error:
         option = f"--{setting.replace('_', '-')} ({ENV_PREFIX}{setting.upper()})"
         raise _CannotListen(
@@ -164,25 +156,27 @@ def _say_where(sockets: Sequence[socket.socket]) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Listens for a second app as well, on a second socket, where there is one, and stops for both together.
+    """Listens for `others` as well, each on a socket of its own after the first, and stops for all together.
 
     Calls `on_stop`, on the event loop, at the first signal: before connections begin to close.
     """
 
-    def __init__(self, config: uvicorn.Config, second: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, others: Sequence[uvicorn.Config], on_stop: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._second = second
+        self._others = others
         self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         # Before it counts as started: a signal may come at any moment.
         self._loop = asyncio.get_running_loop()
-        first, *others = sockets or []
+        first, *further = sockets or []
         await super().startup([first])
-        for bound in others:
-            await self._listen_for(self._second, bound)
+        for config, bound in zip(self._others, further, strict=True):
+            await self._listen_for(config, bound)
         if not self.config.callback_notify:  # else it is for the supervisor to say
-            _say_where([first, *others])
+            _say_where([first, *further])
 
     async def _listen_for(self, config: uvicorn.Config, bound: socket.socket) -> None:
         config.load()

@@ -51,7 +51,7 @@ class Metrics:
         self._running = gauge("running", "Requests that a worker is at.")
         self._admitted = gauge("admitted", "Requests let in and not yet answered.")
         self._places = gauge("places", "Requests that may wait or be worked at.")
-        self._refused = Counter("agegender_refused", "Requests refused at once.", registry=own)
+        self._refused = Counter("agegender_refused", "Requests for which there was no place.", registry=own)
         self._timeouts = Counter("agegender_queue_timeouts", "Requests that waited too long.", registry=own)
         self._loaded = Gauge(
             "agegender_model_loaded",

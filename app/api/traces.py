@@ -83,13 +83,12 @@ class Traces:
 class Traced:
     """ASGI middleware that traces what is worth it; inside `Observe`, which gives requests their ids."""
 
-    def __init__(self, app: ASGIApp, traces: Traces) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http" or scope["path"] in _UNTRACED:
             await self._app(scope, receive, send)
         else:
-            await self._traces.serve(self._app, scope, receive, send)
+            await scope["app"].state.traces.serve(self._app, scope, receive, send)

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from helpers import ASTRONAUT, in_process
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from app.api.traces import Traces, TracesUnavailable
+from app.api.traces import TracesUnavailable
 from app.settings import Settings
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -118,7 +118,13 @@ def test_without_the_setting_nothing_is_sent(collector: Collector, models_folder
     assert collector.bodies == []
 
 
-def test_where_opentelemetry_is_missing_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_opentelemetry_is_missing_it_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, models_folder: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
+
+    async def ask(*_: object) -> None:
+        pytest.fail("it started")
+
     with pytest.raises(TracesUnavailable, match=r"install this package with its extra `traces`, or .*=false"):
-        Traces()
+        in_process(Settings(models=models_folder, workers=1, traces=True), ask)
