@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.inference.variants import Variant
-from training import fit, plots
+from training import plots
 from training.data import FAIRFACE, UTKFACE, Faces
 from training.evaluate import (
     FEW,
@@ -471,12 +471,7 @@ def _first_weights(record: dict[str, Any]) -> str:
     init = record["init"]
     if init is None or init == "imagenet":
         return "random" if init is None else "trained on ImageNet"
-    earlier = Path(init).parent
-    if record["variant"] == "B" or not fit.has_run(earlier):
-        return f"`{Path(init).name}`"
-    before, history = fit.load_record(earlier)
-    best = fit.best_epoch(history)
-    return f"those of epoch {best} of an earlier run from {_first_weights(before)} ones, {_planned(before)} planned"
+    return f"those of `{Path(init).name}`"
 
 
 def _planned(record: dict[str, Any]) -> str:
