@@ -9,6 +9,7 @@ from keras import layers
 
 from app.inference.ages import AGES
 from app.vision.align import CROP_SIZE
+from training.errors import TrainingError
 
 Variant = Literal["A", "B"]
 
@@ -25,7 +26,7 @@ def build(variant: Variant, dropout: float = 0.2, init: str | None = None) -> ke
     """
     inputs = keras.Input((None, None, 3), name="image")
     scaled = layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(inputs)
-    earlier = init is not None and init.endswith(".keras")
+    earlier = init if init is not None and init.endswith(".keras") else None
     features = (
         _residual_network(scaled) if variant == "A" else _mobilenet_v2(scaled, None if earlier else init)
     )
@@ -37,8 +38,18 @@ def build(variant: Variant, dropout: float = 0.2, init: str | None = None) -> ke
     }
     network = keras.Model(inputs, outputs, name=f"age_gender_{variant}")
     if earlier:
-        network.set_weights(keras.saving.load_model(init).get_layer(network.name).get_weights())
+        network.set_weights(load_exported(earlier).get_layer(network.name).get_weights())
     return network
+
+
+def load_exported(file: str) -> keras.Model:
+    """A model as `with_probabilities` makes it, out of its `.keras` file. Raises TrainingError."""
+    try:
+        return keras.saving.load_model(file)
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"{file} is no model that can be read: name a .keras file that `agegender-train export` wrote."
+        ) from error
 
 
 def with_probabilities(

@@ -135,6 +135,12 @@ def train(
             "'imagenet' (its default, downloaded) or a file."
         ),
     ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An exported .keras file whose answers are learned beside the labels; may be repeated."
+        ),
+    ] = None,
     epochs: Annotated[
         str | None, typer.Option(help="Stages as SIDE:EPOCHS, comma-separated, such as 96:4,128:4.")
     ] = None,
@@ -162,6 +168,8 @@ def train(
         config = fit.Config.of_record(fit.load_record(run)[0])
     if init is not None:
         config = dataclasses.replace(config, init=init)
+    if teacher:
+        config = dataclasses.replace(config, teachers=tuple(teacher))
     if epochs is not None:
         config = dataclasses.replace(config, stages=_stages(epochs))
     if peak_learning_rate is not None:

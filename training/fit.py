@@ -24,15 +24,17 @@ from training.data import FAIRFACE, UTKFACE, Faces
 from training.errors import TrainingError
 from training.events import Events
 from training.files import write_aside, write_json
-from training.losses import age_loss, gender_loss
+from training.losses import TEACHERS_SHARE, age_loss, gender_loss
 from training.plots import learning_curves
 from training.splits import TRAIN, VALIDATION
+from training.teachers import SoftTargets, soft_targets
 
 CONFIG_FILE = "config.json"
 HISTORY_FILE = "history.json"
 BEST_FILE = "best.weights.h5"
 CURVES_FILE = "curves.png"
 EVENTS_FOLDER = "tensorboard"
+TEACHERS_FILE = "teachers.npz"
 
 Entry = dict[str, float]
 """What the history keeps of an epoch."""
@@ -48,6 +50,8 @@ class Config:
 
     The last side is that at which the network is validated and served."""
     init: str | None = None
+    teachers: tuple[str, ...] = ()
+    """Exported `.keras` files whose answers are learned beside the labels."""
     batch_size: int = 64
     peak_learning_rate: float = 1e-3
     warm_up: float = 1 / 15
@@ -84,7 +88,8 @@ class Config:
     def of_record(cls, record: dict[str, Any]) -> Config:
         """The configuration in what `describe` recorded of a run."""
         known = {field.name: record[field.name] for field in dataclasses.fields(cls)}
-        return cls(**known | {"stages": tuple((side, epochs) for side, epochs in record["stages"])})
+        stages = tuple((side, epochs) for side, epochs in record["stages"])
+        return cls(**known | {"stages": stages, "teachers": tuple(record["teachers"])})
 
 
 DEFAULTS: dict[Variant, Config] = {
@@ -97,7 +102,7 @@ DEFAULTS: dict[Variant, Config] = {
 class Batches(keras.utils.PyDataset):
     """Shuffled batches of one epoch; the order follows from seed and epoch alone, so a resumed run repeats it."""
 
-    def __init__(self, faces: Faces, config: Config, epoch: int) -> None:
+    def __init__(self, faces: Faces, config: Config, epoch: int, taught: SoftTargets | None = None) -> None:
         super().__init__(workers=1, max_queue_size=8)
         random = np.random.default_rng((config.seed, epoch))
         fairface = faces.indices(TRAIN, FAIRFACE)
@@ -110,6 +115,7 @@ class Batches(keras.utils.PyDataset):
                 "prepare more."
             )
         self._faces = faces
+        self._taught = taught
         self._batches = order[: whole * config.batch_size].reshape(whole, config.batch_size)
 
     def __len__(self) -> int:
@@ -118,11 +124,12 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.float32]]]:
         rows = np.sort(self._batches[index])
         faces = self._faces
-        labels = {
-            "age": np.stack([faces.age_low[rows], faces.age_high[rows]], axis=1).astype(np.float32),
-            "gender": faces.male[rows, None].astype(np.float32),
-        }
-        return faces.crops[rows], labels
+        age = np.stack([faces.age_low[rows], faces.age_high[rows]], axis=1).astype(np.float32)
+        male = faces.male[rows, None].astype(np.float32)
+        if self._taught is not None:
+            age = np.concatenate([age, self._taught.age[rows]], axis=1, dtype=np.float32)
+            male += TEACHERS_SHARE * (self._taught.male[rows, None] - male)
+        return faces.crops[rows], {"age": age, "gender": male}
 
 
 class Trainee(keras.Model):
@@ -243,6 +250,9 @@ def train(
             raise TrainingError(
                 f"{run} was begun with other options or on other data: --resume needs the same."
             )
+    if not history:
+        (run / TEACHERS_FILE).unlink(missing_ok=True)
+    taught = soft_targets(config.teachers, faces, run / TEACHERS_FILE) if config.teachers else None
     keras.utils.set_random_seed(config.seed)
     network = build(config.variant, config.dropout, config.init)
     averaged = build(config.variant, config.dropout)
@@ -290,7 +300,7 @@ def train(
                 jit_compile=keras.backend.backend() == "jax",
             )
         fitted = trainee.fit(
-            Batches(faces, config, epoch),
+            Batches(faces, config, epoch, taught),
             epochs=1,
             verbose="auto",
             shuffle=False,

@@ -14,27 +14,39 @@ EXPECTATION_WEIGHT = 0.1
 """Weight of the L1 of the expectation, per year, beside the divergence."""
 
 
+TEACHERS_SHARE = 0.5
+"""How much teachers' answers weigh against labels, where there are any."""
+
+
 def age_loss(label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
     """Loss of each age in a batch, (n,): `label` is (n, 2) first and last year, `logits` (n, 101).
 
     An exact age (both equal) costs the KL divergence to a narrow Gaussian plus the L1 of the expectation
-    (Gao et al. 2018); a bin costs its negative log-likelihood.
+    (Gao et al. 2018); a bin costs its negative log-likelihood. Of teachers, `label` has the ages' probabilities
+    too, (n, 2 + 101), and the divergence from those counts for `TEACHERS_SHARE` of the whole.
     """
     years = ops.arange(AGES, dtype="float32")[None, :]
     last = float(AGES - 1)
     low = ops.minimum(label[:, :1], last)
-    high = ops.minimum(label[:, 1:], last)
+    high = ops.minimum(label[:, 1:2], last)
     log_probabilities = ops.log_softmax(logits, axis=-1)
     probabilities = ops.exp(log_probabilities)
 
     target = ops.softmax(-0.5 * ops.square((years - low) / LABEL_SIGMA), axis=-1)
-    divergence = ops.sum(target * (ops.log(target + 1e-9) - log_probabilities), axis=-1)
     expectation = ops.sum(probabilities * years, axis=-1)
-    exact = divergence + EXPECTATION_WEIGHT * ops.abs(expectation - low[:, 0])
+    exact = _divergence(target, log_probabilities) + EXPECTATION_WEIGHT * ops.abs(expectation - low[:, 0])
 
     inside = ops.cast(ops.logical_and(years >= low, years <= high), "float32")
     binned = -ops.log(ops.sum(probabilities * inside, axis=-1) + 1e-6)
-    return ops.where(high[:, 0] > low[:, 0], binned, exact)
+    loss = ops.where(high[:, 0] > low[:, 0], binned, exact)
+    if label.shape[-1] == 2:
+        return loss
+    return (1 - TEACHERS_SHARE) * loss + TEACHERS_SHARE * _divergence(label[:, 2:], log_probabilities)
+
+
+def _divergence(target: keras.KerasTensor, log_probabilities: keras.KerasTensor) -> keras.KerasTensor:
+    """Kullback and Leibler's, (n,), of (n, classes) from `target`."""
+    return ops.sum(target * (ops.log(target + 1e-9) - log_probabilities), axis=-1)
 
 
 def gender_loss(label: keras.KerasTensor, logit: keras.KerasTensor) -> keras.KerasTensor:

@@ -363,6 +363,7 @@ splits: `{self.record["data_sha256"]}`.
             ("", "value"),
             [
                 ("first weights", _first_weights(record)),
+                ("teachers", ", ".join(f"`{Path(file).name}`" for file in record["teachers"]) or "none"),
                 ("epochs planned", _planned(record)),
                 ("epochs run, best", f"{len(history)}, {best['epoch']:.0f}"),
                 ("batch", f"{record['batch_size']}"),

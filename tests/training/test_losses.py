@@ -60,6 +60,17 @@ def test_a_batch_may_hold_both_kinds_of_label() -> None:
     assert np.asarray(age_loss(labels, logits)) == pytest.approx([1.425, np.log(10.1)], abs=1e-3)
 
 
+def test_half_of_the_cost_is_the_divergence_from_the_teachers_where_there_are_any() -> None:
+    taught = np.exp(bell(43)) / np.exp(bell(43)).sum()
+    label = np.concatenate([[40, 40], taught]).astype(np.float32)[None]
+
+    def cost(logits: np.ndarray) -> float:
+        return float(np.asarray(age_loss(label, np.asarray(logits, np.float32)[None]))[0])
+
+    assert cost(bell(43)) == pytest.approx(age((40, 40), bell(43)) / 2, abs=1e-3)
+    assert cost(bell(40)) == pytest.approx(1.125 / 2, abs=1e-3)
+
+
 def test_gender_costs_minus_the_log_of_the_probability_of_the_label() -> None:
     labels = np.array([[1], [0], [1], [0]], np.float32)
     logits = np.array([[0], [0], [np.log(3)], [np.log(3)]], np.float32)
