@@ -17,7 +17,7 @@ from app.api import health, metrics, models, page, predict, problems
 from app.api.body import ArrivalMemory
 from app.api.observe import Observe
 from app.api.rate_limit import RateLimit, limit_rate
-from app.api.schemas import ModelAnswer, ModelsAnswer
+from app.api.schemas import ModelAnswer, ModelsAnswer, Problem
 from app.api.security import ApiKeys, require_key
 from app.api.state import Service
 from app.api.traces import Traced, Traces, TracesUnavailable
@@ -158,7 +158,7 @@ class _App(FastAPI):
         """FastAPI's document, with the schema that every error refers to."""
         document = super().openapi()
         schemas = document["components"]["schemas"]
-        schemas["Problem"] = problems.Problem.model_json_schema()
+        schemas["Problem"] = Problem.model_json_schema()
         for answer in (ModelAnswer, ModelsAnswer):
             # FastAPI leaves out what is null in an example, though the schema requires it.
             schemas[answer.__name__]["example"] = answer.model_json_schema()["example"]

@@ -21,7 +21,7 @@ import httpx
 import numpy as np
 from rich.progress import track
 
-from app.vision.detect import Box
+from app.vision.face import Box
 from training.data import (
     FAIRFACE,
     UTKFACE,

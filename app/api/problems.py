@@ -9,11 +9,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.schemas import Problem
 from app.inference.pool import Overloaded, QueueTimeout, ShuttingDown
 from app.inference.predictor import DetectorUnavailable, ImageTooLarge, ImageUnreadable
 from app.inference.variants import ModelUnavailable, UnknownModel
@@ -22,17 +22,6 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
 
 logger = logging.getLogger("agegender")
-
-
-class Problem(BaseModel):
-    """What was wrong with a request, and what to do about it."""
-
-    type: str = Field(description="What kind of problem, as a stable relative URI.")
-    title: str
-    status: int
-    detail: str = Field(description="What was wrong and what to do, in a sentence.")
-    instance: str = Field(description="Path of the request.")
-    request_id: str
 
 
 @dataclass(frozen=True, slots=True)

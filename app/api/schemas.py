@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.inference import predictor
-from app.inference.predictor import DetectorChoice, FaceEstimate, landmark_pixels
-from app.inference.variants import Metrics, Model
+from app.inference import prediction as said
+from app.inference.metadata import Metrics
+from app.inference.prediction import DetectorChoice, DetectorName, FaceEstimate
+from app.vision.face import landmark_pixels
+
+if TYPE_CHECKING:  # the client needs these classes, but not what runs models
+    from app.inference.variants import Model
 
 Point = tuple[int, int]
 
@@ -141,13 +145,13 @@ class PredictionAnswer(BaseModel):
     )
 
     model: str
-    detector: Literal["yunet", "haar", "none"]
+    detector: DetectorName
     image: ImageSize
     faces: list[FaceAnswer]
     timings_ms: TimingsMs
 
     @classmethod
-    def of(cls, prediction: predictor.Prediction) -> PredictionAnswer:
+    def of(cls, prediction: said.Prediction) -> PredictionAnswer:
         """The answer that says `prediction`."""
         timings = prediction.timings_ms
         return cls(
@@ -248,3 +252,14 @@ class HealthAnswer(BaseModel):
     model_config = ConfigDict(json_schema_extra={"example": {"status": "ready"}})
 
     status: Literal["live", "ready"]
+
+
+class Problem(BaseModel):
+    """What was wrong with a request, and what to do about it."""
+
+    type: str = Field(description="What kind of problem, as a stable relative URI.")
+    title: str
+    status: int
+    detail: str = Field(description="What was wrong and what to do, in a sentence.")
+    instance: str = Field(description="Path of the request.")
+    request_id: str

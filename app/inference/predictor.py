@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from app.inference.ages import read_ages
+from app.inference.prediction import (
+    Age,
+    DetectorChoice,
+    DetectorName,
+    FaceEstimate,
+    Gender,
+    Prediction,
+    Timings,
+)
 from app.inference.session import Session
 from app.inference.variants import Catalogue, Variant
 from app.vision.align import crop_face, crop_whole
 from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
-from app.vision.detect import DEFAULT_MAX_SIDE, Box, Face, Haar, Landmarks, YuNet, landmark_pixels
+from app.vision.detect import DEFAULT_MAX_SIDE, Haar, YuNet
+from app.vision.face import Box, Face
 
 __all__ = [
     "Age",
@@ -31,66 +39,11 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Timings",
-    "landmark_pixels",
 ]
-
-DetectorChoice = Literal["auto", "yunet", "haar", "none"]
-DetectorName = Literal["yunet", "haar", "none"]
 
 
 class DetectorUnavailable(Exception):
     """YuNet was asked for and its file is not there; str(e) is a sentence for the caller."""
-
-
-@dataclass(frozen=True, slots=True)
-class Age:
-    """Estimate and interval, years; the true age lies in the interval with probability `coverage`."""
-
-    years: float
-    low: float
-    high: float
-    coverage: float
-
-
-@dataclass(frozen=True, slots=True)
-class Gender:
-    """The likelier label, and its probability: at least 0.5."""
-
-    label: Literal["female", "male"]
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class FaceEstimate:
-    """One face: where it is, in pixels of the upright image, and what the model says of it."""
-
-    box: Box
-    confidence: float | None
-    landmarks: Landmarks | None
-    age: Age
-    gender: Gender
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Milliseconds spent; `predict` is cropping and running the model."""
-
-    decode: float
-    detect: float
-    predict: float
-    total: float
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What was found in an image of `width` x `height` (upright) pixels; faces by box area, largest first."""
-
-    model: str
-    detector: DetectorName
-    width: int
-    height: int
-    faces: tuple[FaceEstimate, ...]
-    timings_ms: Timings
 
 
 class Predictor:

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.vision.detect import Box, Face, Image, Landmarks
+from app.vision.detect import Image
+from app.vision.face import Box, Face, Landmarks
 
 CROP_SIZE = 128
 """Side of a crop, pixels."""

@@ -7,7 +7,6 @@ objects are not thread-safe: make one per worker thread.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -16,11 +15,9 @@ import cv2.data
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
-Landmarks = NDArray[np.float32]
+from app.vision.face import Box, Face
 
-LANDMARK_NAMES = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
-"""Order of the five points; right and left are the person's own."""
+Image = NDArray[np.uint8]
 
 DEFAULT_MAX_SIDE = 640
 
@@ -33,42 +30,6 @@ YUNET_MIN_SIDE = 64
 # through a logistic curve centred on the weight below which most hits on photographs are no faces.
 HAAR_CENTRE = 1.0
 HAAR_MIN_CONFIDENCE = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A bounding box in whole pixels of the upright image, origin top left."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-    @property
-    def area(self) -> int:
-        """Pixels inside the box."""
-        return self.width * self.height
-
-
-@dataclass(frozen=True, slots=True)
-class Face:
-    """A detected face; `landmarks` is (5, 2) float32 x, y in the order of `LANDMARK_NAMES`, if known.
-
-    Landmarks are not clipped: see `landmark_pixels`.
-    """
-
-    box: Box
-    confidence: float | None = None
-    landmarks: Landmarks | None = None
-
-
-def landmark_pixels(landmarks: Landmarks, width: int, height: int) -> dict[str, tuple[int, int]]:
-    """The points of a `Face` by name as whole pixels x, y inside an image of that size.
-
-    Only what is shown is clipped: a crop wants the points where the detector put them, in the image or not.
-    """
-    inside = np.clip(np.rint(landmarks), 0, (width - 1, height - 1)).astype(int).tolist()
-    return {name: (x, y) for name, (x, y) in zip(LANDMARK_NAMES, inside, strict=True)}
 
 
 class Detector(Protocol):

@@ -10,6 +10,7 @@ from helpers import ASTRONAUT, Server
 from looking import NAME_OF_LOOPBACK, card, choose, shown_boxes, status
 
 from app.api import problems
+from app.api.schemas import Problem
 
 pytest.importorskip("playwright.sync_api", reason="needs Playwright: it is in requirements/dev.txt")
 from playwright.sync_api import BrowserContext, Page, Route, expect
@@ -48,7 +49,7 @@ def test_says_every_problem_of_the_contract_and_tries_again(page: Page) -> None:
 
     def refuse(route: Route) -> None:
         kind = next(remaining)
-        problem = problems.Problem(
+        problem = Problem(
             type=kind.type,
             title=kind.title,
             status=kind.status,

@@ -11,7 +11,8 @@ from tiny_models import metadata
 
 from app.inference.predictor import Predictor
 from app.inference.variants import Catalogue, Model, Variant
-from app.vision.detect import Box, Face, Haar
+from app.vision.detect import Haar
+from app.vision.face import Box, Face
 from training import data
 from training.errors import TrainingError
 

@@ -21,7 +21,8 @@ from app.vision.align import (
     similarity_to_template,
 )
 from app.vision.decode import decode
-from app.vision.detect import Box, Detector, Face, Haar, YuNet
+from app.vision.detect import Detector, Haar, YuNet
+from app.vision.face import Box, Face
 
 ROOT = Path(__file__).parents[2]
 UTKFACE = ROOT.parent / "shared/data/UTKFace.tar.gz"

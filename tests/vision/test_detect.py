@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.vision.decode import decode
-from app.vision.detect import LANDMARK_NAMES, Box, Detector, Haar, YuNet, landmark_pixels
+from app.vision.detect import Detector, Haar, YuNet
+from app.vision.face import LANDMARK_NAMES, Box, landmark_pixels
 
 ROOT = Path(__file__).parents[2]
 YUNET = ROOT.parent / "shared/weights/face_detection_yunet_2023mar.onnx"
