@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test test-docker bench soak fuzz audit env-train models model-A model-B lint format lock clean
+.PHONY: serve test docs test-docker bench soak fuzz audit env-train models model-A model-B lint format lock clean
 
 serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 	-$(BIN)/agegender fetch-detector
@@ -13,6 +13,9 @@ serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 
 test: $(VENV)/.dev ## Run the tests; those of the training job too where `make env-train` was run
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/.dev ## Build the documentation: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test-docker: $(VENV)/.dev ## Build the images and test them, where a Docker engine answers
 	@if docker info > /dev/null 2>&1; then \
@@ -118,4 +121,4 @@ lock:
 	echo 'pip-audit>=2.9' | $(LOCK) - -o requirements/audit.txt
 
 clean:
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) site *.egg-info

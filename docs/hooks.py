@@ -1,0 +1,166 @@
+"""What MkDocs fills into pages: what is known elsewhere in the project is read from there each time, never copied.
+
+A line `{{ name }}` or `{{ name argument; argument }}` of a page stands for what the function of that name returns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import typer
+from http_reference import problem_types, routes, written
+from markdown_tables import code, table
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from app import cli
+from app.settings import ENV_PREFIX, Settings
+from training import cli as training_cli
+
+ROOT = Path(__file__).parents[1]
+MODELS = ROOT / "models"
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the model cards with their plots, and the icon of the service's page."""
+    for path in (*MODELS.glob("*.md"), *MODELS.glob("*/*.png")):
+        files.append(File.generated(config, str(path.relative_to(ROOT)), abs_src_path=str(path)))
+    files.append(File.generated(config, "icon.svg", abs_src_path=str(ROOT / "app/page/icon.svg")))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """The page with all that is filled in; a name that there is none of fails the build."""
+    # Else the cards' tables in there would stay as they are.
+    markdown = markdown.replace("<details>", "<details markdown>")
+    return re.sub(r"^\{\{ (\w+) ?(.*?) \}\}$", _filled_in, markdown, flags=re.MULTILINE)
+
+
+def _filled_in(place: re.Match[str]) -> str:
+    arguments = place[2].split("; ") if place[2] else []
+    return PARTS[place[1]](*arguments)
+
+
+def settings() -> str:
+    """Every setting with its environment variable, its default where that is a plain one, and its meaning."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = field.default if isinstance(field.default, (str, int, float, Path)) else ""
+        rows.append((f"`{ENV_PREFIX}{name.upper()}`", code(default), field.description))
+    return table(("variable", "default", "meaning"), rows)
+
+
+def console(command: str) -> str:
+    """A command with what it prints, here and now."""
+    return f"```console\n$ {command}\n{_output(command)}```"
+
+
+def answer() -> str:
+    """What the service answers to the example photograph."""
+    (said,) = json.loads(_output("agegender predict --json examples/astronaut.jpg"))
+    return f"```json\n{written(said['prediction'])}\n```"
+
+
+@cache
+def _output(command: str) -> str:
+    program, *arguments = command.split()
+    return subprocess.run(  # noqa: S603
+        [Path(sys.executable).with_name(program), *arguments],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "78"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def commands(program: str) -> str:
+    """What `program` can do: each command with its arguments and options. Those of serve are the settings."""
+    parts = []
+    for name, command in typer.main.get_command(_PROGRAMS[program]).commands.items():
+        rows = [_parameter(parameter) for parameter in command.params]
+        arguments = [name.strip("`") for name, _, _ in rows if not name.startswith("`--")]
+        parts += [
+            f"### {program} {name}",
+            command.help,
+            f"`{' '.join((program, name, '[OPTIONS]', *arguments))}`",
+        ]
+        if name == "serve":
+            parts.append(
+                "Its options are the [settings](settings.md): `--port` is `AGEGENDER_PORT`, and so on."
+            )
+        elif rows:
+            parts.append(table(("argument or option", "default", "meaning"), rows))
+    return "\n\n".join(parts)
+
+
+_PROGRAMS = {"agegender": cli.app, "agegender-train": training_cli.app}
+
+
+def _parameter(parameter: Any) -> tuple[str, str, str]:
+    """Name, default and meaning of an argument or an option."""
+    name = ", ".join(parameter.opts)
+    if parameter.param_type_name == "argument":
+        name = parameter.metavar or parameter.name.upper()
+    # A switch is off unless it is given; other defaults that are not plain are what the meaning says.
+    default = parameter.default if type(parameter.default) in (str, int, float, type(ROOT)) else ""
+    return code(name), code(default), parameter.help
+
+
+def models() -> str:
+    """How well each model did on faces that it had never seen, out of its metadata."""
+    told = [json.loads(card.with_suffix(".json").read_text()) for card in sorted(MODELS.glob("*.md"))]
+    rows = [(what, *(said(model, model["metrics"]) for model in told)) for what, said in _FIGURES.items()]
+    return table(("", *(f"[{model['title']}](models/{model['id']}.md)" for model in told)), rows, right=True)
+
+
+def _percent(name: str) -> Callable[[Any, dict[str, float]], str]:
+    """A share, with its 95 % interval where that was measured."""
+    between = (f"{name}_low", f"{name}_high")
+    return lambda _, m: (
+        f"{m[name]:.1%}" + (" ({:.1%}-{:.1%})".format(*map(m.get, between)) if between[0] in m else "")
+    )
+
+
+# What is told of each model, from its metadata and from the metrics in there.
+_FIGURES: dict[str, Callable[[dict[str, Any], dict[str, float]], str]] = {
+    "age, mean absolute error": lambda _, m: (
+        f"{m['age_mae']:.2f} years ({m['age_mae_low']:.2f}-{m['age_mae_high']:.2f})"
+    ),
+    "age within 5 years": _percent("age_cs5"),
+    "interval holds the true age": _percent("interval_coverage"),
+    "its mean width": lambda _, m: f"{m['interval_width']:.1f} years",
+    "gender right": _percent("gender_accuracy"),
+    "gender right, 5 years and older": _percent("gender_accuracy_from_5_years"),
+    "calibration error of gender": _percent("gender_calibration_error"),
+    "FairFace, age in the right or next bin": _percent("fairface_right_or_next_bin"),
+    "FairFace, gender right": _percent("fairface_gender_accuracy"),
+    "test faces, UTKFace and FairFace": lambda _, m: f"{m['n']:,} and {m['fairface_n']:,.0f}",
+    "parameters": lambda model, _: f"{model['parameters'] / 1e6:.1f} million",
+    "file served": lambda model, _: (
+        f"{(MODELS / model['id']).with_suffix('.onnx').stat().st_size / 1e6:.1f} MB"
+    ),
+    "made": lambda model, _: model["created"][:10],
+}
+
+
+def card(model_id: str, heading: str) -> str:
+    """What a model's card has under `heading`, one of its own, without its plots."""
+    text = (MODELS / f"{model_id}.md").read_text()
+    match = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|^<details>|\Z)", text, re.MULTILINE | re.DOTALL)
+    if match is None:
+        raise ValueError(f"{model_id}.md has no heading {heading!r}")
+    return re.sub(r"^!\[.*\n?", "", match[1], flags=re.MULTILINE).strip()
+
+
+PARTS: dict[str, Callable[..., str]] = {
+    part.__name__: part for part in (answer, card, commands, console, models, problem_types, routes, settings)
+}

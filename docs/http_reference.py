@@ -1,0 +1,147 @@
+"""The OpenAPI document and the table of problems as Markdown."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from textwrap import indent
+from typing import Any
+
+from markdown_tables import code, table
+
+from app.api import problems
+from app.main import create_app
+from app.settings import Settings
+
+
+def problem_types() -> str:
+    """Every kind of problem, with a detail that it may come with: what was wrong, and what to do."""
+    kinds = [kind for kind in vars(problems).values() if isinstance(kind, problems.Kind)]
+    rows = [
+        (f'<a id="{kind.name}"></a>`{kind.type}`', kind.status, kind.title, kind.example)
+        for kind in sorted(kinds, key=lambda kind: kind.status)
+    ]
+    return table(("type", "status", "title", "detail, for example"), rows)
+
+
+def routes() -> str:
+    """Every route of the OpenAPI document: what it takes, and what it answers."""
+    # No variable begins like this: whatever is set where the site is built, it shows all routes.
+    document = create_app(Settings(_env_prefix="NO_SETTING_")).openapi()
+    parts = []
+    for path, methods in document["paths"].items():
+        for method, route in methods.items():
+            parts += [
+                f"### {method.upper()} {path}",
+                f"{route['summary'].rstrip('.?')}. {route.get('description', '')}",
+            ]
+            if "parameters" in route:
+                parts.append(_parameters(route["parameters"]))
+            if "requestBody" in route:
+                parts.append(_body(route["requestBody"]))
+            parts.append(_answers(route["responses"], document["components"]["schemas"]))
+    return "\n\n".join(parts)
+
+
+def _parameters(parameters: list[dict[str, Any]]) -> str:
+    rows = [
+        (
+            code(parameter["name"]) + ("" if parameter["in"] == "query" else ", in the path"),
+            _values(parameter["schema"]).removesuffix(" or null"),  # null: it is left out
+            code(parameter["schema"].get("default", "")),
+            parameter.get("description", ""),
+        )
+        for parameter in parameters
+    ]
+    return table(("parameter", "values", "default", "meaning"), rows)
+
+
+def _body(body: dict[str, Any]) -> str:
+    """A request's body: its media types, and the parts of a multipart one."""
+    rows = []
+    for media_type, content in body["content"].items():
+        properties = content["schema"].get("properties", {})
+        parts = ", ".join(f"`{name}`: {_values(schema)}" for name, schema in properties.items())
+        rows.append((f"`{media_type}`", parts or "the file's bytes"))
+    return f"Body: {body.get('description', '')}\n\n{table(('Content-Type', 'holds'), rows)}"
+
+
+def _answers(responses: dict[str, Any], schemas: dict[str, Any]) -> str:
+    """A route's answers: an example and the fields of the good one, and the problems by status."""
+    (good,) = responses["200"]["content"].items()
+    media_type, content = good
+    schema = _resolved(content.get("schema", {}), schemas)
+    example = content.get("example", schema.get("example"))
+    shown = example if isinstance(example, str) else written(_in_order(example, schema, schemas))
+    kind = "json" if media_type == "application/json" else "text"
+    parts = [f"200, `{media_type}`:", f"```{kind}\n{shown.strip()}\n```"]
+    fields = list(_fields(schema, schemas))
+    if fields:
+        parts.append(f'??? note "Fields"\n\n{indent(table(("field", "type", "meaning"), fields), "    ")}')
+    rows = []
+    for status, response in sorted(responses.items()):
+        for examples in (content.get("examples", {}) for content in response["content"].values()):
+            rows += [
+                (status, f"[`{name}`](#{name})", example["summary"]) for name, example in examples.items()
+            ]
+    parts.append(table(("status", "problem", "title"), rows))
+    return "\n\n".join(parts)
+
+
+def _in_order(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> Any:
+    """`value` with its names in the order of the answer's, which the OpenAPI document has by the alphabet."""
+    schema = _resolved(schema, schemas)
+    if isinstance(value, list):
+        return [_in_order(each, schema.get("items", {}), schemas) for each in value]
+    if not isinstance(value, dict):
+        return value
+    properties = schema.get("properties", {})
+    names = [
+        *(name for name in properties if name in value),
+        *(name for name in value if name not in properties),
+    ]
+    return {name: _in_order(value[name], properties.get(name, {}), schemas) for name in names}
+
+
+def written(value: Any) -> str:
+    """JSON with short lists on one line."""
+    return re.sub(r"\[\s+(\S+)\s+(\S+)\s+\]", r"[\1 \2]", json.dumps(value, indent=2))
+
+
+def _fields(
+    schema: dict[str, Any], schemas: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, str, str]]:
+    """Name, type and meaning of each field of an answer, from the outermost inwards."""
+    for name, field in schema.get("properties", {}).items():
+        inner = _resolved(field, schemas)
+        item = _resolved(inner.get("items", {}), schemas)
+        yield f"`{prefix}{name}`", _values(field), field.get("description") or inner.get("description", "")
+        yield from _fields(inner, schemas, f"{prefix}{name}.")
+        yield from _fields(item, schemas, f"{prefix}{name}[].")
+
+
+def _resolved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    """What a reference, or the one reference of a choice, stands for."""
+    for each in (schema, *schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        if "$ref" in each:
+            found: dict[str, Any] = schemas[each["$ref"].rpartition("/")[2]]
+            return found
+    return schema
+
+
+def _values(schema: dict[str, Any]) -> str:
+    """What a value may be, in a few words."""
+    for choice in ("anyOf", "oneOf"):
+        if choice in schema:
+            return " or ".join(_values(each) for each in schema[choice])
+    if "enum" in schema:
+        return ", ".join(code(value) for value in schema["enum"])
+    if "$ref" in schema:
+        return "object"
+    if schema.get("format") == "binary":
+        return "a file"
+    if schema["type"] == "array" and "items" in schema:
+        return f"array of {_values(schema['items'])}"
+    limits = [f"{schema[key]:g}" for key in ("minimum", "maximum") if key in schema]
+    return f"{schema['type']} from {' to '.join(limits)}" if len(limits) == 2 else str(schema["type"])
