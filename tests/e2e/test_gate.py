@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,44 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
+from gated import GatedService, gated_service
 from helpers import PATIENCE, Upload, check_problem, grey, png, until
 
 from app.inference.pool import Load
-from app.inference.predictor import Prediction, Predictor
-from app.main import create_app
 from app.settings import Settings
 
 IMAGE = png(grey(51))
 WORKERS, QUEUE_SIZE = 2, 3
-
-
-class GatedService:
-    """The app on a real socket, served by a thread of this process: its workers wait where the gate is shut."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self._app = create_app(settings)
-        self._server = uvicorn.Server(uvicorn.Config(self._app, port=0, log_level="error"))
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-        while not self._server.started:
-            assert self._thread.is_alive()
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-
-    def load(self) -> Load:
-        load: Load = self._app.state.service.pool.load()
-        return load
-
-    def stop(self) -> None:
-        self.gate.set()
-        self._server.should_exit = True
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive()
 
 
 @pytest.fixture
@@ -57,19 +26,8 @@ def service(
 ) -> Iterator[GatedService]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
     settings = Settings(models=models_folder, workers=WORKERS, queue_size=QUEUE_SIZE)
-    gated = GatedService(settings)
-
-    class Gated(Predictor):
-        def predict(self, *args: Any, **options: Any) -> Prediction:
-            assert gated.gate.wait(PATIENCE)
-            return super().predict(*args, **options)
-
-    monkeypatch.setattr("app.main.Predictor", Gated)
-    gated.start()
-    try:
+    with gated_service(settings, monkeypatch) as gated:
         yield gated
-    finally:
-        gated.stop()
 
 
 @asynccontextmanager

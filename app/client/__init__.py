@@ -1,0 +1,69 @@
+"""A client of the service, with and without asyncio.
+
+    from app.client import Client
+
+    with Client("http://localhost:8000") as client:
+        for face in client.predict("photo.jpg").faces:
+            print(face.age.years, face.gender.label)
+
+Answers are those of `app.api.schemas`, as the service makes them; `app.client.errors` draws what it raises.
+"""
+
+from app.client.clients import AsyncClient, Client
+from app.client.errors import (
+    AgeGenderError,
+    BodyTooLarge,
+    Busy,
+    DetectorUnavailable,
+    ImageMissing,
+    ImageRefused,
+    ImageTooLarge,
+    ImageUnreadable,
+    InternalError,
+    MediaTypeUnsupported,
+    MethodNotAllowed,
+    ModelUnavailable,
+    ModelUnknown,
+    MultipartInvalid,
+    NoAnswer,
+    NotFound,
+    Overloaded,
+    ParameterInvalid,
+    ProblemError,
+    QueueTimeout,
+    RateLimited,
+    RequestInvalid,
+    ShuttingDown,
+    TimedOut,
+    Unauthorized,
+)
+
+__all__ = [
+    "AgeGenderError",
+    "AsyncClient",
+    "BodyTooLarge",
+    "Busy",
+    "Client",
+    "DetectorUnavailable",
+    "ImageMissing",
+    "ImageRefused",
+    "ImageTooLarge",
+    "ImageUnreadable",
+    "InternalError",
+    "MediaTypeUnsupported",
+    "MethodNotAllowed",
+    "ModelUnavailable",
+    "ModelUnknown",
+    "MultipartInvalid",
+    "NoAnswer",
+    "NotFound",
+    "Overloaded",
+    "ParameterInvalid",
+    "ProblemError",
+    "QueueTimeout",
+    "RateLimited",
+    "RequestInvalid",
+    "ShuttingDown",
+    "TimedOut",
+    "Unauthorized",
+]

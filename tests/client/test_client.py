@@ -1,0 +1,465 @@
+"""Both clients, against the service itself, and against servers that answer as no test can make it answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email.utils
+import http.server
+import inspect
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+from gated import gated_service
+from helpers import (
+    ASTRONAUT,
+    GRACE_HOPPER,
+    PATIENCE,
+    Server,
+    grey,
+    png,
+    serving,
+    side_by_side,
+    without_timings,
+)
+
+from app import client as package
+from app.api import problems
+from app.api.problems import Kind, problem_response
+from app.api.schemas import ModelsAnswer, PredictionAnswer
+from app.client import AsyncClient, Client, NoAnswer, ProblemError, TimedOut, errors
+from app.settings import Settings
+
+KINDS = [kind for kind in vars(problems).values() if isinstance(kind, Kind)]
+SOON = {"Retry-After": "0"}
+
+
+def ask_at_once(url: str, method: str, *args: Any, client: dict[str, Any], **options: Any) -> Any:
+    with Client(url, **client) as asking:
+        return getattr(asking, method)(*args, **options)
+
+
+def ask_awaiting(url: str, method: str, *args: Any, client: dict[str, Any], **options: Any) -> Any:
+    async def run() -> Any:
+        async with AsyncClient(url, **client) as asking:
+            return await getattr(asking, method)(*args, **options)
+
+    return asyncio.run(run())
+
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture(params=[ask_at_once, ask_awaiting], ids=["sync", "async"])
+def ask(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Calls one method of a client of that address; `client` are the client's own options."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("app.client.exchange.FIRST_WAIT", 0.02)
+
+    def asking(
+        url: str, method: str, *args: Any, client: dict[str, Any] | None = None, **options: Any
+    ) -> Any:
+        return request.param(url, method, *args, client=client or {}, **options)
+
+    return asking
+
+
+# The service itself
+
+
+def said(answer: PredictionAnswer) -> dict[str, Any]:
+    return without_timings(answer.model_dump(mode="json"))
+
+
+def test_a_path_bytes_and_arrays_get_the_answer_of_the_service(ask: Ask, server: Server) -> None:
+    expected = without_timings(server.predict(ASTRONAUT.read_bytes()).json())
+    assert len(expected["faces"]) == 1
+    bgr = cv2.imread(str(ASTRONAUT))
+    for photograph, more in (
+        (ASTRONAUT, {}),
+        (str(ASTRONAUT), {}),
+        (ASTRONAUT.read_bytes(), {}),
+        (bgr, {"channels": "BGR"}),
+        (bgr[:, :, ::-1], {"channels": "RGB"}),
+    ):
+        answer = ask(server.url, "predict", photograph, **more)
+        assert isinstance(answer, PredictionAnswer)
+        assert said(answer) == expected
+
+
+def test_options_reach_the_service(ask: Ask, server: Server) -> None:
+    both = png(side_by_side())
+    answer = ask(server.url, "predict", both, model="age_gender_A", detector="haar", max_faces=1)
+    assert (answer.model, answer.detector, len(answer.faces)) == ("age_gender_A", "haar", 1)
+    assert answer.faces[0].box.x > 512
+    assert ask(server.url, "predict", both, detector="haar", min_confidence=1).faces == []
+    assert ask(server.url, "predict", both, model=None, min_confidence=None).model == "age_gender_B"
+    whole = ask(server.url, "predict", GRACE_HOPPER, detector="none")
+    assert whole.faces[0].confidence is None
+
+
+def test_models_and_readiness(ask: Ask, server: Server) -> None:
+    listing = ask(server.url, "models")
+    assert isinstance(listing, ModelsAnswer)
+    assert [model.id for model in listing.models] == ["age_gender_A", "age_gender_B"]
+    assert listing.default == "age_gender_B"
+    assert ask(server.url, "ready") is True
+
+
+def test_a_key_opens_the_service(ask: Ask, bare_server: Server, keys: tuple[str, str]) -> None:
+    with pytest.raises(package.Unauthorized, match="X-API-Key"):
+        ask(bare_server.url, "models")
+    with pytest.raises(package.Unauthorized):
+        ask(bare_server.url, "models", client={"api_key": "gr\u00fcn"})
+    assert ask(bare_server.url, "models", client={"api_key": keys[1]}).default == "age_gender_B"
+    assert ask(bare_server.url, "ready") is True
+
+
+@pytest.mark.parametrize(
+    ("photograph", "options", "expected", "detail"),
+    [
+        (b"", {}, package.ImageMissing, "send an image in it"),
+        (b"no image", {}, package.ImageUnreadable, "Send a JPEG"),
+        (ASTRONAUT.read_bytes()[:9000], {}, package.ImageUnreadable, "cut short"),
+        (png(grey(1, 9000, 5000)), {}, package.ImageTooLarge, "45.0 million pixels"),
+        (bytes(11 * 2**20), {}, package.BodyTooLarge, "more than the 10485760 bytes"),
+        (b"any", {"model": "age_gender_Z"}, package.ModelUnknown, "there are: age_gender_B, fresh"),
+        (b"any", {"model": "fresh"}, package.ModelUnavailable, "TensorFlow"),
+        (png(grey()), {"detector": "yunet"}, package.DetectorUnavailable, "use auto or haar"),
+        (b"any", {"max_faces": 0}, package.ParameterInvalid, "from 1 to 100"),
+        (b"any", {"modle": "age_gender_A"}, package.ParameterInvalid, "no query parameter of that name"),
+    ],
+)
+def test_what_the_service_refuses_is_an_exception_that_says_why(
+    ask: Ask,
+    bare_server: Server,
+    keys: tuple[str, str],
+    photograph: bytes,
+    options: dict[str, Any],
+    expected: type[ProblemError],
+    detail: str,
+) -> None:
+    with pytest.raises(expected) as raised:
+        ask(bare_server.url, "predict", photograph, client={"api_key": keys[0]}, **options)
+    error = raised.value
+    assert detail in str(error) == error.detail
+    assert bare_server.request_line(str(error.request_id))["status"] == error.status
+
+
+def test_another_path_of_the_service_is_not_found(ask: Ask, server: Server) -> None:
+    for question in (("models",), ("ready",)):
+        with pytest.raises(package.NotFound, match="GET /docs"):
+            ask(f"{server.url}/elsewhere", *question)
+
+
+def test_who_asks_too_often_is_told_at_once_where_the_wait_is_long(
+    ask: Ask, models_folder: Path, empty_cache: Path
+) -> None:
+    with serving(models_folder, empty_cache, "--workers=1", "--rate-limit=1/hour") as limited:
+        ask(limited.url, "models")
+        with pytest.raises(package.RateLimited) as raised:
+            ask(limited.url, "models")
+    assert 60 < raised.value.retry_after <= 3600
+
+
+@pytest.mark.parametrize("opens", [True, False], ids=["in time", "never"])
+def test_an_overloaded_service_is_asked_again(
+    ask: Ask, models_folder: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch, opens: bool
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
+    image = png(grey(51))
+    outcomes: list[Any] = []
+
+    def predict(retries: int) -> None:
+        try:
+            answer = ask(service.url, "predict", image, client={"retries": retries}, detector="none")
+            outcomes.append(answer.faces[0].age.years)
+        except ProblemError as error:
+            outcomes.append(type(error))
+
+    settings = Settings(models=models_folder, workers=1, queue_size=0)
+    with gated_service(settings, monkeypatch) as service:
+        service.gate.clear()
+        first = threading.Thread(target=predict, args=(0,))
+        first.start()
+        wait_until(lambda: service.load().running == 1)
+        second = threading.Thread(target=predict, args=(4 if opens else 1,))
+        second.start()
+        wait_until(lambda: service.load().refused >= (1 if opens else 2))
+        if not opens:
+            second.join(PATIENCE)
+        service.gate.set()
+        for thread in (first, second):
+            thread.join(PATIENCE)
+    assert sorted(outcomes, key=str) == ([20, 20] if opens else [20, package.Overloaded])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+
+
+# Servers of all kinds
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+class Canned:
+    """A server that gives one answer after the other, the last one again and again; None cuts the connection."""
+
+    def __init__(self, *answers: Answer | None) -> None:
+        self.bodies: list[bytes] = []
+        self.times: list[float] = []
+        canned = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                canned.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+                canned.times.append(time.time())
+                answer = answers[min(len(canned.bodies), len(answers)) - 1]
+                if answer is None:
+                    self.connection.close()
+                    return
+                status, headers, body = answer
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self) -> None:
+                self.do_POST()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@contextlib.contextmanager
+def answering(*answers: Answer | None) -> Iterator[Canned]:
+    canned = Canned(*answers)
+    threading.Thread(target=canned.server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield canned
+    finally:
+        canned.server.shutdown()
+        canned.server.server_close()
+
+
+def refusal(kind: Kind, **headers: str) -> Answer:
+    response = problem_response(kind, kind.example, "/predict", "request-1")
+    named = {"content-type": problems.MEDIA_TYPE, "X-Request-ID": "request-1"}
+    return kind.status, {**named, **headers}, bytes(response.body)
+
+
+@pytest.fixture(scope="module")
+def success() -> Answer:
+    example = PredictionAnswer.model_json_schema()["example"]
+    return 200, {"Content-Type": "application/json"}, json.dumps(example).encode()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_every_problem_of_the_service_has_a_class_of_its_name(ask: Ask, kind: Kind) -> None:
+    with answering(refusal(kind)) as canned, pytest.raises(ProblemError) as raised:
+        ask(canned.url, "predict", b"any", client={"retries": 0})
+    error = raised.value
+    assert type(error).__name__ == "".join(part.capitalize() for part in kind.name.split("-"))
+    assert getattr(package, type(error).__name__) is type(error)
+    assert (error.type, error.title, error.status) == (kind.type, kind.title, kind.status)
+    assert (error.detail, str(error), error.request_id) == (kind.example, kind.example, "request-1")
+
+
+def test_an_unknown_problem_is_of_the_base_class(ask: Ask) -> None:
+    document = {"type": "https://gateway.example/quota", "title": "Quota used up", "code": [17]}
+    answer = (403, {"Content-Type": "application/problem+json"}, json.dumps(document).encode())
+    with answering(answer) as canned, pytest.raises(ProblemError) as raised:
+        ask(canned.url, "models")
+    error = raised.value
+    assert type(error) is ProblemError
+    assert (error.type, error.title, error.status) == (document["type"], "Quota used up", 403)
+    assert (error.detail, error.request_id, error.retry_after) == ("Quota used up", None, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (502, b"<html><h1>502 Bad Gateway</h1></html>"),
+        (200, b"<html>Welcome to this hotel's network</html>"),
+        (200, b'{"model": "age_gender_B"}'),
+        (301, b""),
+        (500, b'["type", "title", "detail"]'),
+        (500, b'{"type": [], "title": {}, "detail": 1}'),
+        (500, b"\xff"),
+    ],
+)
+def test_what_is_no_answer_of_the_service_is_said_to_be_none(ask: Ask, status: int, body: bytes) -> None:
+    with answering((status, {}, body)) as canned, pytest.raises(ProblemError) as raised:
+        ask(canned.url, "predict", b"any")
+    error = raised.value
+    assert (type(error), error.type, error.status) == (ProblemError, "about:blank", status)
+    assert f"What answers at {canned.url}/predict is not the service" in str(error)
+    assert "check the address" in str(error)
+
+
+def test_a_refusal_for_now_is_repeated_whole_until_it_is_none(ask: Ask, success: Answer) -> None:
+    busy = [
+        refusal(problems.OVERLOADED, **SOON),
+        refusal(problems.RATE_LIMITED, **SOON),
+        (503, {}, b"<html>"),
+    ]
+    with answering(*busy, success) as canned:
+        answer = ask(canned.url, "predict", b"the same each time")
+    assert answer.faces[0].age.years == 31.4
+    assert canned.bodies == [b"the same each time"] * 4
+
+
+@pytest.mark.parametrize("as_date", [False, True], ids=["seconds", "date"])
+def test_the_wait_that_the_service_asks_for_is_kept(ask: Ask, success: Answer, as_date: bool) -> None:
+    at = time.time() + 2
+    asked = email.utils.formatdate(at, usegmt=True) if as_date else "1"
+    with answering(refusal(problems.OVERLOADED, **{"Retry-After": asked}), success) as canned:
+        ask(canned.url, "predict", b"any")
+    first, second = canned.times
+    assert second >= (int(at) if as_date else first + 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "tries"),
+    [
+        (refusal(problems.QUEUE_TIMEOUT, **SOON), package.QueueTimeout, 3),
+        (refusal(problems.SHUTTING_DOWN, **SOON), package.ShuttingDown, 3),
+        (refusal(problems.OVERLOADED, **{"Retry-After": "61"}), package.Overloaded, 1),
+        (refusal(problems.INTERNAL_ERROR), package.InternalError, 1),
+        (refusal(problems.IMAGE_UNREADABLE), package.ImageUnreadable, 1),
+        (None, NoAnswer, 3),
+    ],
+    ids=["busy", "stopping", "long wait", "defect", "bad image", "cut off"],
+)
+def test_repetitions_are_bounded_and_for_what_may_change(
+    ask: Ask, answer: Answer | None, expected: type[Exception], tries: int
+) -> None:
+    with answering(answer) as canned, pytest.raises(expected):
+        ask(canned.url, "predict", b"any", client={"retries": 2})
+    assert len(canned.bodies) == tries
+
+
+def test_a_connection_that_breaks_is_made_again(ask: Ask, success: Answer) -> None:
+    with answering(None, success) as canned:
+        assert ask(canned.url, "predict", b"any").model == "age_gender_B"
+    assert len(canned.bodies) == 2
+
+
+def test_where_nobody_listens_one_sentence_says_so(ask: Ask) -> None:
+    with answering(None) as canned:
+        pass
+    with pytest.raises(NoAnswer, match=f"The service at {canned.url}/ cannot be reached .*is it running"):
+        ask(canned.url, "predict", b"any", client={"retries": 1})
+    assert ask(canned.url, "ready") is False
+
+
+def test_an_answer_that_takes_too_long_is_not_waited_for(ask: Ask) -> None:
+    released = threading.Event()
+    with answering((200, {}, b"")) as canned:
+        answer = canned.server.RequestHandlerClass.do_POST
+
+        def late(handler: Any) -> None:
+            assert released.wait(PATIENCE)
+            with contextlib.suppress(ConnectionError):
+                answer(handler)
+
+        canned.server.RequestHandlerClass.do_POST = late  # type: ignore[attr-defined]
+        with pytest.raises(TimedOut, match="give it a longer timeout"):
+            ask(canned.url, "predict", b"any", client={"timeout": 0.2})
+        released.set()
+
+
+@pytest.mark.parametrize(
+    ("kind", "ready"), [(problems.SHUTTING_DOWN, False), (None, False), (problems.NOT_FOUND, None)]
+)
+def test_readiness_of_what_is_not_ready(ask: Ask, kind: Kind | None, ready: bool | None) -> None:
+    answer = (502, {}, b"<html>") if kind is None else refusal(kind)
+    with answering(answer) as canned:
+        if ready is None:
+            with pytest.raises(package.NotFound):
+                ask(canned.url, "ready")
+        else:
+            assert ask(canned.url, "ready") is ready
+    assert len(canned.bodies) == 1
+
+
+# What needs no server
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://localhost", "http://", "", "http://[::1"])
+def test_an_address_that_is_none_is_refused_at_once(ask: Ask, url: str) -> None:
+    with pytest.raises(ValueError, match="must be like http://localhost:8000"):
+        ask(url, "ready")
+
+
+@pytest.mark.parametrize(
+    ("photograph", "options", "expected", "said"),
+    [
+        (grey(), {}, ValueError, "channels='BGR' as OpenCV reads them, or channels='RGB'"),
+        (
+            grey()[:, :, 0],
+            {"channels": "RGB"},
+            ValueError,
+            r"must be \(height, width, 3\) uint8; this one is \(60, 90\) uint8",
+        ),
+        (grey() / 255, {"channels": "RGB"}, ValueError, "float64"),
+        (17, {}, TypeError, "not int"),
+        (Path("nowhere.jpg"), {}, FileNotFoundError, "nowhere.jpg"),
+    ],
+    ids=["no order", "grey", "floats", "a number", "no file"],
+)
+def test_what_cannot_be_sent_is_said_before_anything_is(
+    ask: Ask, photograph: Any, options: dict[str, Any], expected: type[Exception], said: str
+) -> None:
+    with answering(None) as canned, pytest.raises(expected, match=said):
+        ask(canned.url, "predict", photograph, **options)
+    assert canned.bodies == []
+
+
+def test_the_twins_differ_in_nothing_but_waiting() -> None:
+    def public(of: type) -> dict[str, str]:
+        return {
+            name: str(inspect.signature(member))
+            for name, member in vars(of).items()
+            if callable(member) and (not name.startswith("_") or name == "__init__")
+        }
+
+    assert public(Client) == public(AsyncClient)
+    assert "predict" in public(Client)
+
+
+def test_the_tree_that_is_drawn_is_that_of_the_classes() -> None:
+    def drawn(kind: type, depth: int = 0) -> Iterator[tuple[str, int]]:
+        yield kind.__name__, depth
+        for child in kind.__subclasses__():
+            yield from drawn(child, depth + 1)
+
+    assert errors.__doc__ is not None
+    lines = [line[4:] for line in errors.__doc__.splitlines() if line.startswith("    ")]
+    named = [(line.lstrip("│├└─ ").split()[0], len(line) - len(line.lstrip("│├└─ "))) for line in lines]
+    assert [(name, indent // 4) for name, indent in named] == list(drawn(package.AgeGenderError))
+    assert {name for name, _ in named} | {"Client", "AsyncClient"} == set(package.__all__)
+
+
+def test_importing_the_client_loads_nothing_that_serves_or_runs_models() -> None:
+    script = "import sys, app.client; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "app.client" in loaded
+    assert not {"fastapi", "starlette", "uvicorn", "cv2", "onnxruntime"} & set(loaded)

@@ -1,0 +1,63 @@
+"""The service with workers that a test can hold."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from helpers import PATIENCE
+
+from app.inference.pool import Load
+from app.inference.predictor import Prediction, Predictor
+from app.main import create_app
+from app.settings import Settings
+
+
+class GatedService:
+    """The app on a real socket, served by a thread of this process: its workers wait where the gate is shut."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self._app = create_app(settings)
+        self._server = uvicorn.Server(uvicorn.Config(self._app, port=0, log_level="error"))
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        while not self._server.started:
+            assert self._thread.is_alive()
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+
+    def load(self) -> Load:
+        load: Load = self._app.state.service.pool.load()
+        return load
+
+    def stop(self) -> None:
+        self.gate.set()
+        self._server.should_exit = True
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+
+@contextlib.contextmanager
+def gated_service(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[GatedService]:
+    """A `GatedService`, its gate open, for the length of a `with` block."""
+    gated = GatedService(settings)
+
+    class Gated(Predictor):
+        def predict(self, *args: Any, **options: Any) -> Prediction:
+            assert gated.gate.wait(PATIENCE)
+            return super().predict(*args, **options)
+
+    monkeypatch.setattr("app.main.Predictor", Gated)
+    gated.start()
+    try:
+        yield gated
+    finally:
+        gated.stop()
