@@ -28,6 +28,7 @@ from app.inference.predictor import (
     Predictor,
 )
 from app.inference.variants import Catalogue, ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
+from app.inference.yunet import YuNet
 from app.settings import ENV_PREFIX, Settings
 from app.vision.decode import decode
 
@@ -123,7 +124,7 @@ def predict(
         catalogue = load_catalogue(settings.models)
         predictor = Predictor(
             catalogue,
-            yunet_path=detector_file.find(settings.yunet_path),
+            yunet=YuNet.installed(settings.yunet_path, settings.detect_max_side),
             max_pixels=settings.max_pixels,
             detect_max_side=settings.detect_max_side,
         )

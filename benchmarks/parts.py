@@ -17,9 +17,10 @@ from app.api.schemas import PredictionAnswer
 from app.inference.ages import expectation, quantiles
 from app.inference.predictor import DetectorName, Predictor
 from app.inference.session import Session
+from app.inference.yunet import YuNet
 from app.vision.align import crop_face
 from app.vision.decode import decode
-from app.vision.detect import Haar, YuNet
+from app.vision.detect import Haar
 from benchmarks.bench import DEFAULT_MODEL, Bench
 from benchmarks.photographs import FACES, SIZES, Photograph, photograph
 from benchmarks.report import Grid, Report
@@ -54,7 +55,8 @@ def measure(
     """The parts of a request for `photo`, on this thread; by default with what the service takes by default."""
     cv2.setNumThreads(1)  # as in a worker
     detector = detector or bench.detectors[0]
-    finder = Haar() if detector == "haar" or bench.yunet is None else YuNet(bench.yunet)
+    yunet = None if bench.yunet is None else YuNet(bench.yunet)
+    finder = Haar() if detector == "haar" or yunet is None else yunet
     image, decoding = _median(bench, lambda: decode(photo.jpeg))
     faces, detecting = _median(bench, lambda: finder.detect(image))
     crops, aligning = _median(bench, lambda: [crop_face(image, face) for face in faces])
@@ -63,7 +65,7 @@ def measure(
         session, interval = bench.catalogue.session(model), bench.catalogue[model].variant.age_interval
         levels = (interval.low_quantile, interval.high_quantile)
         running[model] = _median(bench, partial(_read, session, crops, levels))[1]
-    predictor = Predictor(bench.catalogue, yunet_path=bench.yunet)
+    predictor = Predictor(bench.catalogue, yunet=yunet)
     prediction = predictor.predict(photo.jpeg, model=models[0], detector=detector, max_faces=100)
     encoding = _median(bench, lambda: PredictionAnswer.of(prediction).model_dump_json())[1]
     return Parts(len(faces), decoding, detecting, aligning, running, encoding)

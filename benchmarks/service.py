@@ -9,6 +9,7 @@ import numpy as np
 
 from app.inference.pool import available_cores
 from app.inference.predictor import Predictor
+from app.inference.yunet import YuNet
 from benchmarks import parts, server
 from benchmarks.bench import DEFAULT_MODEL, Bench
 from benchmarks.load import at_random, evenly, perfect_queue, post
@@ -105,7 +106,8 @@ def _half(
 
 def _threads_alone(bench: Bench, photo: Photograph) -> float:
     """Predictions per second by as many threads as there are cores in this process, without HTTP."""
-    predictors = [Predictor(bench.catalogue, yunet_path=bench.yunet) for _ in range(available_cores())]
+    yunet = None if bench.yunet is None else YuNet(bench.yunet)
+    predictors = [Predictor(bench.catalogue, yunet=yunet) for _ in range(available_cores())]
     done: list[int] = []
     end = time.perf_counter() + bench.seconds(2)
 

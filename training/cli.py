@@ -18,7 +18,8 @@ from rich.table import Table
 from app.inference import detector_file
 from app.inference.detector_file import DetectorFileError
 from app.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
-from app.vision.detect import Haar, YuNet
+from app.inference.yunet import YuNet
+from app.vision.detect import Haar
 from training import data, splits
 from training.errors import TrainingError
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from app.inference.yunet import YuNet
 from app.vision.align import CHIP_SIZE
-from app.vision.detect import Haar, YuNet
+from app.vision.detect import Haar
 from training.data import Summary, _read, as_folder, most_central
 
 

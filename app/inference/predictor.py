@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -21,9 +21,10 @@ from app.inference.prediction import (
 )
 from app.inference.session import Session
 from app.inference.variants import Catalogue, Variant
+from app.inference.yunet import YuNet
 from app.vision.align import crop_face, crop_whole
 from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
-from app.vision.detect import DEFAULT_MAX_SIDE, Haar, YuNet
+from app.vision.detect import DEFAULT_MAX_SIDE, Haar
 from app.vision.face import Box, Face
 
 __all__ = [
@@ -47,13 +48,13 @@ class DetectorUnavailable(Exception):
 
 
 class Predictor:
-    """Decodes, detects, crops and runs the model, on one thread: detectors are not shared, sessions are."""
+    """Decodes, detects, crops and runs the model, on one thread: Haar is not shared, YuNet and sessions may be."""
 
     def __init__(
         self,
         catalogue: Catalogue,
         *,
-        yunet_path: Path | None,
+        yunet: YuNet | None,
         max_pixels: int = 40_000_000,
         detect_max_side: int = DEFAULT_MAX_SIDE,
     ) -> None:
@@ -62,8 +63,8 @@ class Predictor:
         cv2.setNumThreads(1)
         self._catalogue = catalogue
         self._max_pixels = max_pixels
-        self._yunet = None if yunet_path is None else YuNet(yunet_path, detect_max_side)
-        self._haar = Haar(detect_max_side)
+        self._yunet = yunet
+        self._detect_max_side = detect_max_side
 
     def predict(
         self,
@@ -111,14 +112,17 @@ class Predictor:
         )
 
     def warm(self) -> None:
-        """Run each detector and each loaded model once, since the first time is slow."""
+        """Run the detector of choice and each loaded model once, since the first time is slow."""
         blank = np.zeros((480, 640, 3), np.uint8)
-        for finder in (self._yunet, self._haar):
-            if finder is not None:
-                finder.detect(blank)
+        (self._yunet or self._haar).detect(blank)
         for model in self._catalogue:
             if model.session is not None:
                 model.session.run(crop_whole(blank)[np.newaxis])
+
+    @cached_property
+    def _haar(self) -> Haar:
+        """Made when it is first needed: beside YuNet it seldom is, and takes some 10 MB."""
+        return Haar(self._detect_max_side)
 
     def _detector(self, choice: DetectorChoice) -> YuNet | Haar | None:
         match choice:

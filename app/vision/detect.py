@@ -1,8 +1,7 @@
-"""Pixels to faces: YuNet and Haar behind one protocol.
+"""Pixels to faces: the protocol of the detectors, what they share, and the one that OpenCV brings along.
 
 Detection runs on a copy whose longest side is bounded; boxes come back in full-image pixels, clipped to the
-image, and landmarks in the same pixels, to be clipped by `landmark_pixels` where they are shown. Detector
-objects are not thread-safe: make one per worker thread.
+image, and landmarks in the same pixels, to be clipped by `landmark_pixels` where they are shown.
 """
 
 from __future__ import annotations
@@ -21,11 +20,6 @@ Image = NDArray[np.uint8]
 
 DEFAULT_MAX_SIDE = 640
 
-# YuNet's own example script runs at 0.9, which loses blurred and turned faces; 0.6 keeps them.
-YUNET_MIN_CONFIDENCE = 0.6
-# Up to 32 pixels make a single row or column of cells at the coarsest stride, for which OpenCV 4.14 answers
-# with what happened to lie in memory: other faces at each call, infinite boxes among them.
-YUNET_MIN_SIDE = 64
 # The sum of stage weights that the frontal-face cascade gives lies in about 0..10; it becomes a confidence
 # through a logistic curve centred on the weight below which most hits on photographs are no faces.
 HAAR_CENTRE = 1.0
@@ -45,36 +39,11 @@ class Detector(Protocol):
         ...
 
 
-class YuNet:
-    """`cv2.FaceDetectorYN` (Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", 2023)."""
-
-    name: Literal["yunet"] = "yunet"
-
-    def __init__(self, model_path: Path, max_side: int = DEFAULT_MAX_SIDE) -> None:
-        self._max_side = max_side
-        self._net = cv2.FaceDetectorYN.create(
-            str(model_path), "", (320, 320), YUNET_MIN_CONFIDENCE, 0.3, 5000
-        )
-
-    def detect(self, image: Image, min_confidence: float | None = None) -> list[Face]:
-        """See `Detector.detect`."""
-        small, scale = _shrink(image, self._max_side)
-        small = _pad(small, YUNET_MIN_SIDE)
-        self._net.setInputSize((small.shape[1], small.shape[0]))
-        self._net.setScoreThreshold(YUNET_MIN_CONFIDENCE if min_confidence is None else min_confidence)
-        _, rows = self._net.detect(small)
-        faces: list[Face] = []
-        for row in () if rows is None else rows:
-            box = _clip(row[:4].reshape(2, 2) / scale, image)
-            if box is not None:
-                # Points count from the centre of the first pixel, which a change of resolution moves.
-                landmarks = ((row[4:14].reshape(5, 2) + 0.5) / scale - 0.5).astype(np.float32)
-                faces.append(Face(box, float(np.clip(row[14], 0, 1)), landmarks))
-        return sorted(faces, key=_by_area)
-
-
 class Haar:
-    """The frontal-face cascade that ships inside OpenCV (Viola and Jones, 2001): boxes only, no download."""
+    """The frontal-face cascade that ships inside OpenCV (Viola and Jones, 2001): boxes only, no download.
+
+    Not to be shared by threads.
+    """
 
     name: Literal["haar"] = "haar"
 
@@ -87,7 +56,7 @@ class Haar:
     def detect(self, image: Image, min_confidence: float | None = None) -> list[Face]:
         """See `Detector.detect`."""
         threshold = HAAR_MIN_CONFIDENCE if min_confidence is None else min_confidence
-        small, scale = _shrink(image, self._max_side)
+        small, scale = shrink(image, self._max_side)
         grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY))
         smallest = max(24, round(0.05 * max(grey.shape)))
         boxes, _, weights = self._cascade.detectMultiScale3(
@@ -96,17 +65,18 @@ class Haar:
         faces: list[Face] = []
         for corners, weight in zip(boxes, np.ravel(weights), strict=True):
             confidence = float(1 / (1 + np.exp(HAAR_CENTRE - weight)))
-            box = _clip(np.reshape(corners, (2, 2)) / scale, image)
+            box = clip(np.reshape(corners, (2, 2)) / scale, image)
             if box is not None and confidence >= threshold:
                 faces.append(Face(box, confidence))
-        return sorted(faces, key=_by_area)
+        return sorted(faces, key=by_area)
 
 
-def _by_area(face: Face) -> int:
+def by_area(face: Face) -> int:
+    """Sorts the largest face first."""
     return -face.box.area
 
 
-def _shrink(image: Image, max_side: int) -> tuple[Image, NDArray[np.float64]]:
+def shrink(image: Image, max_side: int) -> tuple[Image, NDArray[np.float64]]:
     """A copy whose longest side is at most `max_side`, and its scale against `image`, in x and in y."""
     height, width = image.shape[:2]
     scale = min(1.0, max_side / max(height, width))
@@ -118,15 +88,7 @@ def _shrink(image: Image, max_side: int) -> tuple[Image, NDArray[np.float64]]:
     return small, np.array(size) / (width, height)
 
 
-def _pad(image: Image, min_side: int) -> Image:
-    """`image` with black below and to the right, as YuNet pads it anyway, to at least `min_side` each way."""
-    below, right = (max(0, min_side - side) for side in image.shape[:2])
-    if not below and not right:
-        return image
-    return np.asarray(cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT), np.uint8)
-
-
-def _clip(corner_and_size: NDArray[np.float64], image: Image) -> Box | None:
+def clip(corner_and_size: NDArray[np.float64], image: Image) -> Box | None:
     """The part of a box ((x, y), (width, height)), float pixels, that lies inside `image`; None if none does."""
     height, width = image.shape[:2]
     (x, y), (x_size, y_size) = corner_and_size.tolist()

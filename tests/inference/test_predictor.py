@@ -9,6 +9,7 @@ from tiny_models import put_model, tiny_onnx
 
 from app.inference.predictor import Age, DetectorUnavailable, Prediction, Predictor
 from app.inference.variants import UnknownModel, load_catalogue
+from app.inference.yunet import YuNet
 from app.vision.decode import ImageTooLarge, ImageUnreadable
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,7 @@ needs_yunet = pytest.mark.skipif(not YUNET.exists(), reason="needs YuNet's file 
 
 def predictor(folder: Path, *, yunet: bool = False, max_pixels: int = 40_000_000) -> Predictor:
     put_model(folder)
-    return Predictor(load_catalogue(folder), yunet_path=YUNET if yunet else None, max_pixels=max_pixels)
+    return Predictor(load_catalogue(folder), yunet=YuNet(YUNET) if yunet else None, max_pixels=max_pixels)
 
 
 def png(image: np.ndarray) -> bytes:
@@ -56,7 +57,7 @@ def test_without_a_detector_the_whole_image_is_the_face(
 def test_the_interval_is_the_one_that_the_model_asks_for(tmp_path: Path) -> None:
     put_model(tmp_path, "narrow", age_interval={"coverage": 0.4, "low_quantile": 0.3, "high_quantile": 0.7})
     put_model(tmp_path, "wide", age_interval={"coverage": 0.9, "low_quantile": 0.05, "high_quantile": 0.95})
-    one = Predictor(load_catalogue(tmp_path), yunet_path=None)
+    one = Predictor(load_catalogue(tmp_path), yunet=None)
     narrow, wide = (
         one.predict(grey(100), model=model, detector="none").faces[0].age for model in ("narrow", "wide")
     )
@@ -71,7 +72,7 @@ def test_estimate_and_interval_are_read_as_the_metadata_say(tmp_path: Path) -> N
     put_model(tmp_path, "mean", age_interval=interval)
     put_model(tmp_path, "median", age_interval=interval, age_estimate="median")
     put_model(tmp_path, "wider", age_interval={**interval, "correction": wider})
-    one = Predictor(load_catalogue(tmp_path), yunet_path=None)
+    one = Predictor(load_catalogue(tmp_path), yunet=None)
 
     def age(model: str, level: int) -> Age:
         return one.predict(grey(level), model=model, detector="none").faces[0].age
@@ -89,7 +90,7 @@ def test_estimate_and_interval_are_read_as_the_metadata_say(tmp_path: Path) -> N
 def test_the_model_is_given_rgb(tmp_path: Path, channels: tuple[float, float, float], years: int) -> None:
     put_model(tmp_path, model=tiny_onnx(channels=channels))
     blue_green_red = np.full((60, 90, 3), (51, 102, 204), np.uint8)
-    found = Predictor(load_catalogue(tmp_path), yunet_path=None).predict(
+    found = Predictor(load_catalogue(tmp_path), yunet=None).predict(
         png(blue_green_red), model="tiny", detector="none"
     )
     assert found.faces[0].age.years == pytest.approx(years, abs=0.05)
@@ -199,7 +200,7 @@ MODELS = [path.stem for path in sorted((ROOT / "models").glob("*.onnx"))]
 @pytest.mark.skipif(not MODELS, reason="models/ holds no model yet")
 @pytest.mark.parametrize("model", MODELS or ["none"])
 def test_a_model_that_is_shipped_answers_for_a_photograph(model: str) -> None:
-    one = Predictor(load_catalogue(ROOT / "models"), yunet_path=None)
+    one = Predictor(load_catalogue(ROOT / "models"), yunet=None)
     (face, *_) = one.predict(ASTRONAUT.read_bytes(), model=model).faces
     assert 0 <= face.age.low <= face.age.high <= 100.5
     assert 0.5 <= face.gender.probability <= 1

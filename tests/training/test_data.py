@@ -134,7 +134,7 @@ def served_crop(image: bytes, detector: str) -> np.ndarray:
     """What the service puts before its model of an image with one face."""
     onlooker = Onlooker()
     variant = Variant.model_validate(metadata("tiny", b""))
-    predictor = Predictor(Catalogue([Model(variant, onlooker)]), yunet_path=None)
+    predictor = Predictor(Catalogue([Model(variant, onlooker)]), yunet=None)
     predictor.predict(image, model="tiny", detector=detector)
     (crop,) = onlooker.crops
     return crop

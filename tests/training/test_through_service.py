@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
 
-from app.vision.detect import YuNet
+from app.inference.yunet import YuNet
 from training import data
 from training.cli import app
 from training.data import UTKFACE

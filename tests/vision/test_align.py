@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.inference.yunet import YuNet
 from app.vision.align import (
     CHIP_SIZE,
     CROP_SIZE,
@@ -21,7 +22,7 @@ from app.vision.align import (
     similarity_to_template,
 )
 from app.vision.decode import decode
-from app.vision.detect import Detector, Haar, YuNet
+from app.vision.detect import Detector, Haar
 from app.vision.face import Box, Face
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.inference.yunet import YuNet
 from app.vision.decode import decode
-from app.vision.detect import Detector, Haar, YuNet
+from app.vision.detect import Detector, Haar
 from app.vision.face import LANDMARK_NAMES, Box, landmark_pixels
 
 ROOT = Path(__file__).parents[2]
