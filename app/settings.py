@@ -30,7 +30,11 @@ class Settings(BaseSettings):
         le=65535,
         description="Port of GET /metrics, where it shall not be on the other one; 0 takes a free one.",
     )
-    models: Path = Field(Path("models"), description="Folder of the models: ID.onnx and ID.json each.")
+    models: Path = Field(
+        default_factory=lambda: _models_folder(),
+        description="Folder of the models: ID.onnx and ID.json each; by default `models` in the working directory or, "
+        "where there is no model in it, beside this package.",
+    )
     default_model: str = Field("age_gender_B", description="Model of requests that name none.")
     yunet_path: Path | None = Field(
         None, description="YuNet's file, where it is not the one that `agegender fetch-detector` stores."
@@ -145,6 +149,15 @@ class Settings(BaseSettings):
                     "Input should be origins as browsers send them, such as https://example.com,http://localhost:3000",
                 )
         return origins
+
+
+def _models_folder() -> Path:
+    """The default one: who works in another directory than the project's shall not have to name it."""
+    here = Path("models")
+    for folder in (here, Path(__file__).parents[1] / "models"):
+        if any(metadata.with_suffix(".onnx").exists() for metadata in folder.glob("*.json")):
+            return folder
+    return here
 
 
 def listed(comma_separated: str) -> list[str]:

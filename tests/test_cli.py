@@ -173,7 +173,7 @@ def test_models_lists_them_with_their_measured_figures(models_folder: Path, cach
 def test_models_says_in_a_sentence_that_there_are_none(cache: Path, tmp_path: Path) -> None:
     ended = run(cache, "models", AGEGENDER_MODELS=str(tmp_path / "nowhere"))
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith("agegender: The models folder ")
+    assert ended.stderr.startswith("agegender: There is no models folder ")
     assert ended.stderr.count("\n") == 1
 
 

@@ -68,15 +68,16 @@ class Predictor:
 
     def predict(
         self,
-        data: bytes | memoryview,
+        photograph: bytes | memoryview | NDArray[np.uint8],
         *,
         model: str,
         detector: DetectorChoice = "auto",
         min_confidence: float | None = None,
         max_faces: int = 20,
     ) -> Prediction:
-        """Estimate age and gender of the `max_faces` largest faces in an image file.
+        """Estimate age and gender of the `max_faces` largest faces in an image file or in pixels.
 
+        Pixels are upright (height, width, 3) BGR, and not bounded.
         `min_confidence` in 0..1, or None for the detector's own. Raises UnknownModel, ModelUnavailable,
         DetectorUnavailable, ImageUnreadable or ImageTooLarge.
         """
@@ -85,7 +86,7 @@ class Predictor:
         variant = self._catalogue[model].variant
         finder = self._detector(detector)
 
-        image = decode(data, self._max_pixels)
+        image = photograph if isinstance(photograph, np.ndarray) else decode(photograph, self._max_pixels)
         height, width = image.shape[:2]
         decoded = time.perf_counter()
 

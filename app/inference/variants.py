@@ -75,6 +75,11 @@ def load_catalogue(folder: Path) -> Catalogue:
     """Load every model of `folder` (ID.json with ID.onnx or ID.keras); raises ModelsInvalid."""
     try:
         names = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        raise ModelsInvalid(
+            f"There is no models folder {folder.absolute()}: name the one that holds the models (ID.onnx and ID.json "
+            "each) by AGEGENDER_MODELS."
+        ) from None
     except OSError as error:
         raise ModelsInvalid(
             f"The models folder {folder} cannot be read ({error.strerror}): check its path and rights."

@@ -78,8 +78,8 @@ def test_a_models_folder_that_cannot_be_served(
 def test_a_models_folder_that_is_not_there(tmp_path: Path, empty_cache: Path) -> None:
     said = fail_to_start(empty_cache, AGEGENDER_MODELS=str(tmp_path / "nowhere"))
     assert said == (
-        f"The models folder {tmp_path}/nowhere cannot be read (No such file or directory): "
-        "check its path and rights."
+        f"There is no models folder {tmp_path}/nowhere: name the one that holds the models (ID.onnx and ID.json each) "
+        "by AGEGENDER_MODELS."
     )
 
 

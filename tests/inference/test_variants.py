@@ -58,7 +58,7 @@ def sentence(folder: Path) -> str:
 
 
 def test_a_folder_that_is_missing_empty_or_a_file_is_said_so(tmp_path: Path) -> None:
-    assert "cannot be read (No such file or directory)" in sentence(tmp_path / "nowhere")
+    assert "There is no models folder" in sentence(tmp_path / "nowhere")
     assert "is empty" in sentence(tmp_path)
     file = tmp_path / "file"
     file.touch()
