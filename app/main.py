@@ -151,6 +151,7 @@ def start(settings: Settings) -> Service:
         default_model=settings.default_model,
         auto_detector="haar" if yunet is None else "yunet",
         max_bytes=settings.max_bytes,
+        max_batch_bytes=settings.max_batch_bytes,
         arrival_memory=ArrivalMemory(settings.arrival_memory),
     )
 

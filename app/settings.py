@@ -72,8 +72,14 @@ class Settings(BaseSettings):
     arrival_memory: int = Field(
         default_factory=lambda values: 16 * values["max_bytes"],
         ge=1,
-        description="Bytes of requests still arriving that are held at a time, by default 16 of the largest; "
+        description="Bytes of requests still arriving that are held at a time, by default 16 of the largest images; "
         "what comes beyond gets 503.",
+    )
+    max_batch_bytes: int = Field(
+        default_factory=lambda values: values["arrival_memory"] // 4,
+        ge=1,
+        description="Largest batch accepted, bytes in all, by default a quarter of the memory for arriving requests, "
+        "of which batches may take half.",
     )
     max_pixels: int = Field(
         40_000_000,
@@ -116,6 +122,13 @@ class Settings(BaseSettings):
         if metrics_port and metrics_port == others.data.get("port"):
             raise PydanticCustomError("port", "Input should be another port than AGEGENDER_PORT")
         return metrics_port
+
+    @field_validator("max_batch_bytes")
+    @classmethod
+    def _finds_room(cls, max_batch_bytes: int, others: ValidationInfo) -> int:
+        if max_batch_bytes > others.data.get("arrival_memory", 0) // 2:
+            raise PydanticCustomError("batch", "Input should be at most half of AGEGENDER_ARRIVAL_MEMORY")
+        return max_batch_bytes
 
     @field_validator("rate_limit")
     @classmethod

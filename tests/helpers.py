@@ -224,7 +224,7 @@ class HasUrl(Protocol):
 
 
 class Upload:
-    """A POST /predict whose body is sent by hand; made once the server has asked for that body.
+    """A POST whose body is sent by hand; made once the server has asked for that body.
 
     The server admits a request, or refuses it, before it reads the body: with `Expect: 100-continue` it says
     which. Without `length` the body is chunked.
@@ -235,6 +235,7 @@ class Upload:
         server: HasUrl,
         *,
         length: int | None,
+        path: str = "/predict",
         query: str = "",
         content_type: str = "image/png",
         wait: bool = True,
@@ -242,7 +243,7 @@ class Upload:
     ) -> None:
         address = urlsplit(server.url)
         self._connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=PATIENCE)
-        self._connection.putrequest("POST", f"/predict{query}")
+        self._connection.putrequest("POST", f"{path}{query}")
         chosen = {"Content-Length": str(length)} if length is not None else {"Transfer-Encoding": "chunked"}
         for name, value in {
             "Content-Type": content_type,
@@ -295,3 +296,16 @@ def in_process(settings: Settings, ask: Callable[[FastAPI, httpx.AsyncClient], A
             await ask(app, client)
 
     asyncio.run(asyncio.wait_for(run(), PATIENCE))
+
+
+def build_site(folder: Path, config: Path = ROOT / "mkdocs.yml") -> subprocess.CompletedProcess[str]:
+    """Build the documentation into `folder` as `make docs` does."""
+    pytest.importorskip("mkdocs", reason="needs MkDocs: it is in requirements/dev.txt")
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", config, "--site-dir", folder],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -18,7 +18,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from app.api.problems import PARAMETER_INVALID, openapi_responses
+from app.api.problems import INTERNAL_ERROR, PARAMETER_INVALID, openapi_responses
 from app.api.schemas import NoQuery
 from app.api.state import Service
 from app.inference.predictor import Prediction
@@ -51,8 +51,17 @@ class Metrics:
         self._running = gauge("running", "Requests that a worker is at.")
         self._admitted = gauge("admitted", "Requests let in and not yet answered.")
         self._places = gauge("places", "Requests that may wait or be worked at.")
-        self._refused = Counter("agegender_refused", "Requests for which there was no place.", registry=own)
+        self._refused = Counter(
+            "agegender_refused", "Requests for which there was no place or no memory.", registry=own
+        )
         self._timeouts = Counter("agegender_queue_timeouts", "Requests that waited too long.", registry=own)
+        self._batch_errors = Counter(
+            "agegender_batch_errors",
+            "Images of batches that were answered by a problem.",
+            ("status",),
+            registry=own,
+        )
+        self._batch_errors.labels(INTERNAL_ERROR.status)  # shown before the first: an alert watches it
         self._loaded = Gauge(
             "agegender_model_loaded",
             "Whether a model can be asked.",
@@ -71,20 +80,22 @@ class Metrics:
     def watch(self, service: Service) -> None:
         """Show what `service` has loaded, and what its pool has to do."""
         self._pool = service.pool
-        self._published = service.pool.load()
+        self._arrival_memory = service.arrival_memory
+        self._published = (0, 0)
         self._places.set(service.pool.places)
         for model in service.catalogue:
             self._loaded.labels(model.variant.id).set(model.session is not None)
 
     def publish(self) -> None:
         """Take over what the pool has to do right now."""
-        before, self._published = self._published, self._pool.load()
-        load = self._published
+        load = self._pool.load()
         self._waiting.set(load.waiting)
         self._running.set(load.running)
         self._admitted.set(load.admitted)
-        self._refused.inc(load.refused - before.refused)
-        self._timeouts.inc(load.timed_out - before.timed_out)
+        refused, timed_out = load.refused + self._arrival_memory.refused, load.timed_out
+        self._refused.inc(refused - self._published[0])
+        self._timeouts.inc(timed_out - self._published[1])
+        self._published = refused, timed_out
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format; what other processes have to do is as old as a second."""
@@ -101,6 +112,10 @@ class Metrics:
         for stage in ("decode", "detect", "predict", "total"):
             self._stages.labels(stage).observe(getattr(spent, stage) / 1000)
         self._faces.observe(len(prediction.faces))
+
+    def count_batch_error(self, status: int) -> None:
+        """One more image of a batch that was answered by a problem."""
+        self._batch_errors.labels(status).inc()
 
 
 router = APIRouter(tags=["metrics"])

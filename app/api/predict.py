@@ -1,18 +1,24 @@
-"""POST /predict."""
+"""POST /predict and POST /predict/batch."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request
+from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
 from app.api import problems
-from app.api.body import read_image
-from app.api.schemas import PredictionAnswer, PredictQuery
-from app.api.state import ServiceDependency
+from app.api.body import MAX_BATCH_IMAGES, Share, image_too_large, read_batch, read_image
+from app.api.problems import ApiError
+from app.api.schemas import BatchAnswer, ImagePrediction, ImageProblem, PredictionAnswer, PredictQuery
+from app.api.state import Service, ServiceDependency
+from app.inference.pool import Overloaded, Ticket
+from app.inference.prediction import Prediction
+from app.inference.predictor import Predictor
 
 router = APIRouter(tags=["predictions"])
 
@@ -74,28 +80,160 @@ async def predict(
     request: Request, query: Annotated[PredictQuery, Query()], service: ServiceDependency
 ) -> PredictionAnswer:
     """Faces come by box area, largest first. An image without faces is answered with an empty list."""
-    model = query.model or service.default_model
-    service.catalogue.session(model)  # before the image travels for nothing; and no other name is logged
-    request.state.noted.update(model=model, detector=query.detector)
+    options = _options(request, query, service)
     with service.pool.admit() as ticket:
         image = await read_image(request, service.max_bytes, service.arrival_memory)
         prediction = await _unless_client_leaves(
-            request,
-            ticket.run(
-                lambda predictor: predictor.predict(
-                    image,
-                    model=model,
-                    detector=query.detector,
-                    min_confidence=query.min_confidence,
-                    max_faces=query.max_faces,
-                )
-            ),
+            request, ticket.run(lambda predictor: predictor.predict(image, **options))
         )
+    _observe(request, prediction)
+    request.state.noted.update(detector=prediction.detector, faces=len(prediction.faces))
+    return PredictionAnswer.of(prediction)
+
+
+_BATCH_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": f"1 to {MAX_BATCH_IMAGES} files, each as POST /predict takes one.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "images": {
+                            "type": "array",
+                            "items": _FILE,
+                            "minItems": 1,
+                            "maxItems": MAX_BATCH_IMAGES,
+                        }
+                    },
+                    "required": ["images"],
+                    "additionalProperties": False,
+                },
+                "example": {"images": ["@one.jpg", "@two.jpg"]},
+            },
+        },
+    }
+}
+
+_NO_FAULT_OF_AN_IMAGE = (
+    problems.DETECTOR_UNAVAILABLE,
+    problems.OVERLOADED,
+    problems.QUEUE_TIMEOUT,
+    problems.SHUTTING_DOWN,
+)
+
+
+@router.post(
+    "/predict/batch",
+    summary="Estimate age and gender of the faces in several photographs",
+    openapi_extra=_BATCH_BODY,
+    responses=problems.openapi_responses(
+        problems.BATCH_INVALID,
+        problems.UNAUTHORIZED,
+        problems.MODEL_UNKNOWN,
+        problems.METHOD_NOT_ALLOWED,
+        problems.BATCH_TOO_LARGE,
+        problems.BATCH_NOT_MULTIPART,
+        problems.PARAMETER_INVALID,
+        problems.DETECTOR_UNAVAILABLE,
+        problems.MODEL_UNAVAILABLE,
+        problems.OVERLOADED,
+        problems.QUEUE_TIMEOUT,
+        problems.SHUTTING_DOWN,
+        path="/predict/batch",
+    ),
+)
+async def predict_batch(
+    request: Request, query: Annotated[PredictQuery, Query()], service: ServiceDependency
+) -> BatchAnswer:
+    """One result for each image, in the order sent: the prediction or the problem that POST /predict has for it.
+
+    A batch takes turns with other requests, an image each. Where others keep it waiting too long, the images that were
+    not begun are answered by a 503 each: send those again. Where that is all of them, the whole batch is.
+    """
+    options = _options(request, query, service)
+    with service.pool.admit() as ticket, service.arrival_memory.for_one_request(batch=True) as share:
+        images = await read_batch(request, service.max_batch_bytes, share)
+        request.state.noted.update(images=len(images))
+        outcomes = await _unless_client_leaves(
+            request, _each(request, images, service.max_bytes, options, ticket, share)
+        )
+    found = [outcome for outcome in outcomes if isinstance(outcome, PredictionAnswer)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, ApiError)]
+    if not found and all(error.kind in _NO_FAULT_OF_AN_IMAGE for error in failed):
+        raise failed[0]
+    for error in failed:
+        request.app.state.metrics.count_batch_error(error.kind.status)
+    request.state.noted.update(failed=len(failed), faces=sum(len(answer.faces) for answer in found))
+    if found:
+        request.state.noted.update(detector=found[0].detector)
+    return BatchAnswer(results=[_result(request, *each) for each in zip(images, outcomes, strict=True)])
+
+
+def _options(request: Request, query: PredictQuery, service: Service) -> dict[str, Any]:
+    """What `Predictor.predict` is asked for, which is logged. Raises UnknownModel or ModelUnavailable."""
+    model = query.model or service.default_model
+    service.catalogue.session(model)  # before an image travels for nothing; and no other name is logged
+    request.state.noted.update(model=model, detector=query.detector)
+    return {**query.model_dump(), "model": model}
+
+
+def _observe(request: Request, prediction: Prediction) -> None:
+    """Count a prediction that has just been made, and trace its stages."""
     request.app.state.metrics.observe(prediction)
     if request.app.state.traces:
         request.app.state.traces.add_stages(prediction.timings_ms)
-    request.state.noted.update(detector=prediction.detector, faces=len(prediction.faces))
-    return PredictionAnswer.of(prediction)
+
+
+async def _each(
+    request: Request,
+    images: Sequence[UploadFile],
+    max_bytes: int,
+    options: dict[str, Any],
+    ticket: Ticket[Predictor],
+    share: Share,
+) -> list[PredictionAnswer | ApiError]:
+    """What comes of each image, whose memory is given back as soon as it has been looked at. Raises Overloaded."""
+
+    def look_at(image: UploadFile, predictor: Predictor) -> Prediction | ApiError:
+        try:
+            if (image.size or 0) > max_bytes:
+                return image_too_large(max_bytes)
+            return predictor.predict(image.file.read(), **options)
+        except Exception as error:  # is answered here: what it holds of the image shall not stay
+            return problems.as_api_error(error, request)
+        finally:
+            image.file.close()
+
+    async def outcome(
+        image: UploadFile, looking: asyncio.Future[Prediction | ApiError]
+    ) -> PredictionAnswer | ApiError:
+        try:
+            seen = await looking
+        except Overloaded as error:
+            image.file.close()
+            seen = problems.as_api_error(error, request)
+        share.give_back(image.size or 0)
+        if isinstance(seen, ApiError):
+            return seen
+        _observe(request, seen)
+        return PredictionAnswer.of(seen)
+
+    looking = ticket.submit(partial(look_at, image) for image in images)
+    async with asyncio.TaskGroup() as group:
+        outcomes = [group.create_task(outcome(*each)) for each in zip(images, looking, strict=True)]
+    return [task.result() for task in outcomes]
+
+
+def _result(
+    request: Request, image: UploadFile, outcome: PredictionAnswer | ApiError
+) -> ImagePrediction | ImageProblem:
+    # A charset can make of bytes what no UTF-8 can say.
+    filename = (image.filename or "").encode(errors="replace").decode()
+    if isinstance(outcome, ApiError):
+        return ImageProblem(filename=filename, error=problems.problem_of(outcome, request))
+    return ImagePrediction(filename=filename, prediction=outcome)
 
 
 async def _unless_client_leaves(request: Request, work: Awaitable[T]) -> T:

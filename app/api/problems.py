@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -83,8 +83,22 @@ IMAGE_TOO_LARGE = Kind(
 MEDIA_TYPE_UNSUPPORTED = Kind(
     "media-type-unsupported",
     415,
-    "Neither multipart nor an image",
+    "Content type not supported",
     "The body must be multipart/form-data, or an image with a Content-Type such as image/jpeg.",
+)
+BATCH_INVALID = replace(
+    MULTIPART_INVALID,
+    example="The multipart body must hold 1 to 32 file parts named images and nothing else, as "
+    "`curl -F images=@one.jpg -F images=@two.jpg` sends it.",
+)
+BATCH_TOO_LARGE = replace(
+    BODY_TOO_LARGE,
+    example="The batch has more than the 41943040 bytes that are allowed: send fewer images at a time.",
+)
+BATCH_NOT_MULTIPART = replace(
+    MEDIA_TYPE_UNSUPPORTED,
+    example="The body of a batch must be multipart/form-data with file parts named images; POST /predict takes a "
+    "single image as it is.",
 )
 PARAMETER_INVALID = Kind(
     "parameter-invalid",
@@ -155,11 +169,24 @@ _KINDS: dict[type[Exception], Kind] = {
 }
 
 
-def problem_response(
-    kind: Kind, detail: str, path: str, request_id: str, headers: Mapping[str, str] | None = None
-) -> Response:
-    """The answer that says what was wrong."""
-    problem = Problem(
+def as_api_error(error: Exception, request: Request) -> ApiError:
+    """What `error`, of one image among several, is answered with; where nobody expected it, the log holds the rest."""
+    if isinstance(error, ApiError):
+        return error
+    kind = _KINDS.get(type(error))
+    if kind is None:
+        _log_defect(request.state.request_id)
+        return ApiError(INTERNAL_ERROR)
+    return ApiError(kind, str(error))
+
+
+def problem_of(error: ApiError, request: Request) -> Problem:
+    """The document that says what was wrong."""
+    return _problem(error.kind, str(error), request.url.path, request.state.request_id)
+
+
+def _problem(kind: Kind, detail: str, path: str, request_id: str) -> Problem:
+    return Problem(
         type=kind.type,
         title=kind.title,
         status=kind.status,
@@ -167,6 +194,17 @@ def problem_response(
         instance=path,
         request_id=request_id,
     )
+
+
+def _log_defect(request_id: str) -> None:
+    logger.exception("a defect", extra={"fields": {"request_id": request_id}})
+
+
+def problem_response(
+    kind: Kind, detail: str, path: str, request_id: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The answer that says what was wrong."""
+    problem = _problem(kind, detail, path, request_id)
     headers = dict(headers or {})
     if kind.status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
@@ -229,7 +267,7 @@ class AnswerDefects:
             raise
         except Exception:
             request_id = scope["state"]["request_id"]
-            logger.exception("a defect", extra={"fields": {"request_id": request_id}})
+            _log_defect(request_id)
             if begun:
                 raise  # the server can only cut the answer off
             answer = problem_response(INTERNAL_ERROR, INTERNAL_ERROR.example, scope["path"], request_id)
@@ -247,8 +285,8 @@ def _what_is_invalid(request: Request, error: Mapping[str, Any]) -> str:
     return f"There is no query parameter of that name; {listing}."
 
 
-def openapi_responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may end with `kinds`, one example each."""
+def openapi_responses(*kinds: Kind, path: str = "/predict") -> dict[int | str, dict[str, Any]]:
+    """The `responses` of the route at `path` that may end with `kinds`, one example each."""
     responses: dict[int | str, dict[str, Any]] = {}
     for kind in (*kinds, INTERNAL_ERROR):
         response = responses.setdefault(
@@ -262,14 +300,7 @@ def openapi_responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
         )
         response["content"][MEDIA_TYPE]["examples"][kind.name] = {
             "summary": kind.title,
-            "value": Problem(
-                type=kind.type,
-                title=kind.title,
-                status=kind.status,
-                detail=kind.example,
-                instance="/predict",
-                request_id="3f0c5a9e",
-            ).model_dump(),
+            "value": _problem(kind, kind.example, path, "3f0c5a9e").model_dump(),
         }
         if kind.status in (429, 503):
             response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}

@@ -115,34 +115,33 @@ class TimingsMs(BaseModel):
     total: float
 
 
+_PREDICTION: dict[str, Any] = {
+    "model": "age_gender_B",
+    "detector": "yunet",
+    "image": {"width": 1366, "height": 768},
+    "faces": [
+        {
+            "box": {"x": 412, "y": 96, "width": 143, "height": 171},
+            "confidence": 0.94,
+            "landmarks": {
+                "right_eye": [450, 160],
+                "left_eye": [515, 158],
+                "nose": [480, 200],
+                "mouth_right": [455, 230],
+                "mouth_left": [510, 228],
+            },
+            "age": {"years": 31.4, "low": 26.0, "high": 37.0, "coverage": 0.8},
+            "gender": {"label": "female", "probability": 0.98},
+        }
+    ],
+    "timings_ms": {"decode": 3.4, "detect": 3.0, "predict": 2.5, "total": 9.3},
+}
+
+
 class PredictionAnswer(BaseModel):
     """Faces by box area, largest first; none is an answer, not an error."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "model": "age_gender_B",
-                "detector": "yunet",
-                "image": {"width": 1366, "height": 768},
-                "faces": [
-                    {
-                        "box": {"x": 412, "y": 96, "width": 143, "height": 171},
-                        "confidence": 0.94,
-                        "landmarks": {
-                            "right_eye": [450, 160],
-                            "left_eye": [515, 158],
-                            "nose": [480, 200],
-                            "mouth_right": [455, 230],
-                            "mouth_left": [510, 228],
-                        },
-                        "age": {"years": 31.4, "low": 26.0, "high": 37.0, "coverage": 0.8},
-                        "gender": {"label": "female", "probability": 0.98},
-                    }
-                ],
-                "timings_ms": {"decode": 3.4, "detect": 3.0, "predict": 2.5, "total": 9.3},
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"example": _PREDICTION})
 
     model: str
     detector: DetectorName
@@ -182,6 +181,52 @@ def _face(face: FaceEstimate, width: int, height: int) -> FaceAnswer:
         ),
         gender=Gender(label=gender.label, probability=round(gender.probability, 4)),
     )
+
+
+class ImagePrediction(BaseModel):
+    """One image of a batch, and what POST /predict says of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    filename: str = Field(description="As it was sent.")
+    prediction: PredictionAnswer
+
+
+class ImageProblem(BaseModel):
+    """One image of a batch, and what was wrong with it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    filename: str = Field(description="As it was sent.")
+    error: Problem
+
+
+class BatchAnswer(BaseModel):
+    """One result for each image, in the order sent."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "results": [
+                    {"filename": "one.jpg", "prediction": _PREDICTION},
+                    {
+                        "filename": "two.jpg",
+                        "error": {
+                            "type": "/problems/image-unreadable",
+                            "title": "Image unreadable",
+                            "status": 400,
+                            "detail": "The data is no image that can be read. "
+                            "Send a JPEG, PNG, WebP, BMP or AVIF file.",
+                            "instance": "/predict/batch",
+                            "request_id": "3f0c5a9e",
+                        },
+                    },
+                ]
+            }
+        }
+    )
+
+    results: list[ImagePrediction | ImageProblem]
 
 
 _MODEL: dict[str, Any] = {

@@ -22,6 +22,7 @@ class Service:
     default_model: str
     auto_detector: Literal["yunet", "haar"]
     max_bytes: int
+    max_batch_bytes: int
     arrival_memory: ArrivalMemory
 
 

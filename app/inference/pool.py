@@ -6,6 +6,9 @@ the workers and in the queue is taken by the work itself: a caller who is slow t
     with pool.admit() as ticket:                  # or Overloaded
         body = await read()
         answer = await ticket.run(lambda worker: worker.predict(body))  # or Overloaded
+
+A ticket may bring several pieces of work at once. They share one place, and tickets take turns, a piece each: however
+much one brings, it uses the workers that nobody else waits for, and others wait for one piece of it at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -35,7 +38,10 @@ class Overloaded(Exception):
 
 
 class QueueTimeout(Overloaded):
-    """The work waited longer in the queue than is allowed, and was not begun."""
+    """The work waited longer for its turn than is allowed, and was not begun."""
+
+    def __init__(self) -> None:
+        super().__init__("The service is busy and this waited too long: try again later.")
 
 
 class ShuttingDown(Overloaded):
@@ -44,7 +50,10 @@ class ShuttingDown(Overloaded):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Tickets out, work waiting and running at one moment; work refused and timed out since the start."""
+    """Tickets out at one moment, and how many of them wait and are worked at; those refused and timed out in all.
+
+    A ticket with several pieces of work waits while none of them is worked at.
+    """
 
     admitted: int
     waiting: int
@@ -57,7 +66,7 @@ class Pool(Generic[W]):
     """Worker threads, each with a worker of its own from `make_worker`, and a bounded number of places.
 
     There are `workers` + `queue_size` places. Work that has waited for more than `queue_timeout` seconds is
-    not begun.
+    not begun; what its own ticket's other work took does not count.
     """
 
     def __init__(
@@ -70,11 +79,13 @@ class Pool(Generic[W]):
         self._lock = threading.Lock()
         self._work_came = threading.Condition(self._lock)
         self._became_less = threading.Condition(self._lock)
-        self._queue: deque[_Job[W]] = deque()
+        # Those whose turn comes next: with work that waits. A place is held by each that has work here at all.
+        self._turns: deque[Ticket[W]] = deque()
+        self._places_held: set[Ticket[W]] = set()
         self._threads: list[threading.Thread] = []
         self._open = False
         self._stopped = False
-        self._admitted = self._running = self._refused = self._timed_out = 0
+        self._admitted = self._refused = self._timed_out = 0
 
     def start(self) -> None:
         """Start the threads and wait until each has made its worker; raises what making one raised."""
@@ -109,7 +120,9 @@ class Pool(Generic[W]):
     def load(self) -> Load:
         """What the pool has to do right now."""
         with self._lock:
-            return Load(self._admitted, len(self._queue), self._running, self._refused, self._timed_out)
+            running = sum(ticket._running > 0 for ticket in self._places_held)
+            waiting = len(self._places_held) - running
+            return Load(self._admitted, waiting, running, self._refused, self._timed_out)
 
     @property
     def accepting(self) -> bool:
@@ -131,7 +144,7 @@ class Pool(Generic[W]):
 
     def _drain(self, grace: float) -> bool:
         with self._lock:
-            finished = self._became_less.wait_for(lambda: self._admitted + self._taken() == 0, grace)
+            finished = self._became_less.wait_for(lambda: self._admitted + len(self._places_held) == 0, grace)
         self._stop()
         if finished:
             for thread in self._threads:
@@ -141,8 +154,9 @@ class Pool(Generic[W]):
     def _stop(self) -> None:
         with self._lock:
             self._stopped = True
-            left = list(self._queue)
-            self._queue.clear()
+            left = [job for ticket in self._turns for job in ticket._waiting]
+            for ticket in list(self._turns):
+                self._withdraw(ticket)
             self._work_came.notify_all()
         for job in left:
             _settle(job, error=ShuttingDown("The service shut down before it came to this: try again."))
@@ -163,92 +177,127 @@ class Pool(Generic[W]):
         One call a job, so that no local keeps its image while the worker waits for the next.
         """
         with self._lock:
-            self._work_came.wait_for(lambda: self._queue or self._stopped)
+            self._work_came.wait_for(lambda: self._turns or self._stopped)
             if self._stopped:
                 return False
-            job = self._queue.popleft()
-            late = time.monotonic() >= job.deadline
+            ticket = self._turns.popleft()
+            late = ticket._running == 0 and time.monotonic() >= ticket._deadline
             if late:
+                jobs = list(ticket._waiting)
+                ticket._waiting.clear()
                 self._timed_out += 1
-                self._became_less.notify_all()
             else:
-                self._running += 1
+                jobs = [ticket._waiting.popleft()]
+                ticket._running += 1
+                if ticket._waiting:
+                    self._turns.append(ticket)
+            self._hold_or_leave_place(ticket)
         if late:
-            _settle(job, error=QueueTimeout("The service is busy and this waited too long: try again later."))
+            for job in jobs:
+                _settle(job, error=QueueTimeout())
             return True
+        job = jobs.pop()
         value, error = None, None
         try:
             value = job.work(worker)
         except BaseException as raised:  # whatever it is, it belongs to who awaits it, and the thread goes on
             error = raised
         with self._lock:
-            self._running -= 1
-            self._became_less.notify_all()
+            ticket._running -= 1
+            ticket._deadline = time.monotonic() + self._queue_timeout
+            self._hold_or_leave_place(ticket)
         _settle(job, value, error)
         # A traceback holds this frame: with either of these in it, a cycle would keep the image until a collection.
         del job, error
         return True
 
-    def _enqueue(self, job: _Job[W]) -> None:
+    def _enqueue(self, ticket: Ticket[W], jobs: list[_Job[W]]) -> None:
         with self._lock:
             if self._stopped:
                 raise ShuttingDown("The service shut down before it came to this: try again.")
             self._refuse_if_full()
-            self._queue.append(job)
-            self._work_came.notify()
+            ticket._deadline = time.monotonic() + self._queue_timeout
+            if jobs and not ticket._waiting:
+                self._turns.append(ticket)
+            ticket._waiting.extend(jobs)
+            self._hold_or_leave_place(ticket)
+            self._work_came.notify(len(jobs))
 
-    def _taken(self) -> int:
-        """Places in use; the lock is held. Work that nobody awaits any more takes up its worker to its end."""
-        return len(self._queue) + self._running
+    def _hold_or_leave_place(self, ticket: Ticket[W]) -> None:
+        """To be called when a ticket's work has changed; the lock is held.
+
+        Work that nobody awaits any more takes up its worker, and so its place, to its end.
+        """
+        if ticket._waiting or ticket._running:
+            self._places_held.add(ticket)
+        else:
+            self._places_held.discard(ticket)
+            self._became_less.notify_all()
 
     def _refuse_if_full(self) -> None:
-        if self._taken() >= self.places:
+        if len(self._places_held) >= self.places:
             self._refused += 1
             raise Overloaded
 
-    def _withdraw(self, job: _Job[W]) -> None:
-        """Take a job that nobody awaits any more out of the queue, if it is still there."""
-        with self._lock, contextlib.suppress(ValueError):
-            self._queue.remove(job)
-            self._became_less.notify_all()
+    def _withdraw(self, ticket: Ticket[W]) -> None:
+        """Drop the work of a ticket that has not been begun; the lock is held."""
+        if ticket._waiting:
+            ticket._waiting.clear()
+            self._turns.remove(ticket)
+            self._hold_or_leave_place(ticket)
 
-    def _give_back(self) -> None:
+    def _give_back(self, ticket: Ticket[W]) -> None:
         with self._lock:
             self._admitted -= 1
+            self._withdraw(ticket)
             self._became_less.notify_all()
 
 
 class Ticket(Generic[W]):
-    """The right to bring work to the pool, to be used in a `with` block that gives it back."""
+    """The right to bring work to the pool, to be used in a `with` block that gives it back.
+
+    Work that waits when the block is left is never begun.
+    """
 
     def __init__(self, pool: Pool[W]) -> None:
         self._pool = pool
+        # The pool's, under its lock.
+        self._waiting: deque[_Job[W]] = deque()
+        self._running = 0
+        self._deadline = 0.0
 
     def __enter__(self) -> Ticket[W]:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool._give_back()
+        self._pool._give_back(self)
 
     async def run(self, work: Callable[[W], T]) -> T:
         """What `work` returns or raises, called with a worker on its thread.
 
-        Raises Overloaded, QueueTimeout or ShuttingDown where it is not begun. Cancelled while it waits, it never is.
+        Raises Overloaded, QueueTimeout or ShuttingDown where it is not begun.
         """
-        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        job = _Job(work, time.monotonic() + self._pool._queue_timeout, result)
-        self._pool._enqueue(job)
+        (result,) = self.submit([work])
         try:
             return await result
         finally:
-            self._pool._withdraw(job)
-            del job, result  # for the same reason as in _serve_one
+            del result  # for the same reason as in _serve_one
+
+    def submit(self, works: Iterable[Callable[[W], T]]) -> list[asyncio.Future[T]]:
+        """As `run`, of several pieces of work, which are begun in order; one outcome each.
+
+        Raises Overloaded or ShuttingDown where there is no place for them. Where their turn does not come in time,
+        QueueTimeout is the outcome of all that have not been begun.
+        """
+        loop = asyncio.get_running_loop()
+        jobs = [_Job(work, loop.create_future()) for work in works]
+        self._pool._enqueue(self, jobs)
+        return [job.result for job in jobs]
 
 
 @dataclass(eq=False, slots=True)
 class _Job(Generic[W]):
     work: Callable[[W], Any]
-    deadline: float
     result: asyncio.Future[Any]
 
 
