@@ -14,8 +14,9 @@ serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 test: $(VENV)/.dev ## Run the tests; those of the training job too where `make env-train` was run
 	$(BIN)/python -m pytest
 
+# Not with --quiet, by which MkDocs would forget what --strict shall stop at.
 docs: $(VENV)/.dev ## Build the documentation: site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test-docker: $(VENV)/.dev ## Build the images and test them, where a Docker engine answers
 	@if docker info > /dev/null 2>&1; then \

@@ -41,7 +41,14 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """The page with all that is filled in; a name that there is none of fails the build."""
     # Else the cards' tables in there would stay as they are.
     markdown = markdown.replace("<details>", "<details markdown>")
-    return re.sub(r"^\{\{ (\w+) ?(.*?) \}\}$", _filled_in, markdown, flags=re.MULTILINE)
+    markdown = re.sub(r"^\{\{ (\w+) ?(.*?) \}\}$", _filled_in, markdown, flags=re.MULTILINE)
+    # In narrow cells of tables, an interval such as (4.52-4.92) stays in one piece.
+    return re.sub(
+        r"^\|.*",
+        lambda row: re.sub(r"\(([\d.%]+)-([\d.%]+)\)", "(\\1\u2011\\2)", row[0]),
+        markdown,
+        flags=re.M,
+    )
 
 
 def _filled_in(place: re.Match[str]) -> str:
@@ -53,9 +60,10 @@ def settings() -> str:
     """Every setting with its environment variable, its default where that is a plain one, and its meaning."""
     rows = []
     for name, field in Settings.model_fields.items():
-        default = field.default if isinstance(field.default, (str, int, float, Path)) else ""
-        rows.append((f"`{ENV_PREFIX}{name.upper()}`", code(default), field.description))
-    return table(("variable", "default", "meaning"), rows)
+        default = code(field.default) if isinstance(field.default, (str, int, float, Path)) else ""
+        # In one cell: a telephone has no room for three.
+        rows.append((f"`{ENV_PREFIX}{name.upper()}`" + (default and f"<br>{default}"), field.description))
+    return table(("variable, default", "meaning"), rows)
 
 
 def console(command: str) -> str:
@@ -75,7 +83,7 @@ def _output(command: str) -> str:
     return subprocess.run(  # noqa: S603
         [Path(sys.executable).with_name(program), *arguments],
         cwd=ROOT,
-        env={**os.environ, "COLUMNS": "78"},
+        env={**os.environ, "COLUMNS": "84"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -58,12 +58,13 @@ def _parameters(parameters: list[dict[str, Any]]) -> str:
 
 
 def _body(body: dict[str, Any]) -> str:
-    """A request's body: its media types, and the parts of a multipart one."""
-    rows = []
+    """A request's body: what it may hold, by media type."""
+    holding: dict[str, list[str]] = {}
     for media_type, content in body["content"].items():
         properties = content["schema"].get("properties", {})
         parts = ", ".join(f"`{name}`: {_values(schema)}" for name, schema in properties.items())
-        rows.append((f"`{media_type}`", parts or "the file's bytes"))
+        holding.setdefault(parts or "the file's bytes", []).append(code(media_type))
+    rows = [(", ".join(media_types), held) for held, media_types in holding.items()]
     return f"Body: {body.get('description', '')}\n\n{table(('Content-Type', 'holds'), rows)}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import YUNET, Server, serving
+from helpers import YUNET, Server, build_site, serving
 from tiny_models import metadata, put_model, tiny_onnx
 
 
@@ -57,3 +57,12 @@ def bare_server(tmp_path_factory: pytest.TempPathFactory, empty_cache: Path) -> 
 def keys() -> tuple[str, str]:
     """What opens `bare_server`."""
     return KEYS
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation, built as `make docs` does."""
+    folder = tmp_path_factory.mktemp("site")
+    built = build_site(folder)
+    assert built.returncode == 0, built.stderr
+    return folder

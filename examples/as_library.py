@@ -1,0 +1,13 @@
+"""python as_library.py PHOTOGRAPH...: the same models in this process, without a service."""
+
+import sys
+
+from app import Predictor
+
+predictor = Predictor()
+for photograph in sys.argv[1:]:
+    for face in predictor.predict(photograph).faces:
+        age, gender = face.age, face.gender
+        print(
+            f"{photograph}: {age.years} years ({age.low}-{age.high}), {gender.label} {gender.probability:.0%}"
+        )

@@ -1,0 +1,107 @@
+"""The programs of `examples/`, which the pages show, asking a real service."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from helpers import ASTRONAUT, GRACE_HOPPER, PATIENCE, ROOT, YUNET, Server, environment, without_timings
+
+EXAMPLES = ROOT / "examples"
+PYTHON = [sys.executable, EXAMPLES / "predict.py"]
+CURL = pytest.param(
+    ["sh", EXAMPLES / "predict.sh"],
+    marks=pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl"),
+    id="curl",
+)
+NODE = pytest.param(
+    ["node", EXAMPLES / "predict.mjs"],
+    marks=pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js"),
+    id="node",
+)
+
+
+def run(
+    program: Sequence[str | Path], *arguments: str | Path, env: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*program, *arguments],
+        env={**env, "NO_PROXY": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def lines(server: Server, photograph: Path, **query: str) -> list[tuple[float, float, float, str, float]]:
+    """What shall be said of each face: years, low, high, gender and its probability in percent."""
+    return [
+        (
+            *(face["age"][name] for name in ("years", "low", "high")),
+            face["gender"]["label"],
+            pytest.approx(100 * face["gender"]["probability"], abs=0.51),
+        )
+        for face in server.faces(photograph.read_bytes(), **query)
+    ]
+
+
+def said(output: str) -> list[tuple[float, float, float, str, float]]:
+    return [
+        (float(years), float(low), float(high), gender, float(percent))
+        for years, low, high, gender, percent in re.findall(
+            r"([\d.]+) years \(([\d.]+)-([\d.]+)\), (\w+) (\d+)%$", output, re.MULTILINE
+        )
+    ]
+
+
+@pytest.mark.parametrize("program", [pytest.param(PYTHON, id="python"), NODE])
+def test_programs_say_what_the_service_says(server: Server, program: list[str | Path]) -> None:
+    ended = run(program, ASTRONAUT, server.url)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert said(ended.stdout) == lines(server, ASTRONAUT)
+    assert len(ended.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("program", [CURL])
+def test_curl_prints_the_answer_as_it_comes(server: Server, program: list[str | Path]) -> None:
+    ended = run(program, ASTRONAUT, server.url)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    answer = server.predict(ASTRONAUT.read_bytes()).json()
+    assert without_timings(json.loads(ended.stdout)) == without_timings(answer)
+
+
+@pytest.mark.parametrize("program", [pytest.param(PYTHON, id="python"), NODE, CURL])
+def test_each_fails_with_the_services_sentence_on_what_is_no_photograph(
+    server: Server, program: list[str | Path]
+) -> None:
+    ended = run(program, ROOT / "README.md", server.url)
+    assert ended.returncode != 0
+    assert "Send a JPEG, PNG, WebP, BMP or AVIF file." in ended.stdout + ended.stderr
+
+
+def test_the_client_goes_on_after_what_is_no_photograph(server: Server) -> None:
+    program = [sys.executable, EXAMPLES / "with_client.py"]
+    ended = run(program, server.url, ROOT / "README.md", ASTRONAUT, GRACE_HOPPER)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    refused, *faces = ended.stdout.splitlines()
+    assert refused.startswith(f"{ROOT / 'README.md'}: The data is no image")
+    assert said("\n".join(faces)) == lines(server, ASTRONAUT) + lines(server, GRACE_HOPPER)
+
+
+def test_the_library_says_what_the_service_says(
+    server: Server, models_folder: Path, empty_cache: Path
+) -> None:
+    settings = environment(empty_cache, AGEGENDER_MODELS=str(models_folder))
+    if YUNET.exists():  # as for the server
+        settings["AGEGENDER_YUNET_PATH"] = str(YUNET)
+    ended = run([sys.executable, EXAMPLES / "as_library.py"], ASTRONAUT, GRACE_HOPPER, env=settings)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert said(ended.stdout) == lines(server, ASTRONAUT) + lines(server, GRACE_HOPPER)
