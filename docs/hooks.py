@@ -5,8 +5,10 @@ A line `{{ name }}` or `{{ name argument; argument }}` of a page stands for what
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -83,11 +85,16 @@ def _output(command: str) -> str:
     return subprocess.run(  # noqa: S603
         [Path(sys.executable).with_name(program), *arguments],
         cwd=ROOT,
-        env={**os.environ, "COLUMNS": "84"},
+        env={**os.environ, "COLUMNS": "85"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     ).stdout
+
+
+def docstring(name: str) -> str:
+    """What the code itself says of a module, a class or a function, by its full name; it is Markdown enough."""
+    return str(inspect.getdoc(pkgutil.resolve_name(name)))
 
 
 def commands(program: str) -> str:
@@ -170,5 +177,6 @@ def card(model_id: str, heading: str) -> str:
 
 
 PARTS: dict[str, Callable[..., str]] = {
-    part.__name__: part for part in (answer, card, commands, console, models, problem_types, routes, settings)
+    part.__name__: part
+    for part in (answer, card, commands, console, docstring, models, problem_types, routes, settings)
 }
