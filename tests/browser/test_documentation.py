@@ -1,0 +1,92 @@
+"""The documentation, and the module that it shows, in a browser that sees nothing but this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from helpers import ASTRONAUT, ROOT, YUNET, serving, without_timings
+
+pytest.importorskip("playwright.sync_api", reason="needs Playwright: it is in requirements/dev.txt")
+from playwright.sync_api import BrowserContext, expect
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def published(folder: Path) -> Iterator[str]:
+    """Address at which the files of `folder` are served."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("width", "colours"), [(1280, "light"), (390, "dark")], ids=["desk", "telephone in the dark"]
+)
+def test_every_page_fits_and_asks_nobody_else(
+    new_context: Callable[..., BrowserContext], site: Path, width: int, colours: str
+) -> None:
+    page = new_context(viewport={"width": width, "height": 800}, color_scheme=colours).new_page()
+    with published(site) as address:
+        for file in sorted(site.rglob("*.html")):
+            page.goto(f"{address}/{file.relative_to(site)}")
+            expect(page.get_by_role("heading", level=1).first).to_be_visible()
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), file
+            for image in page.get_by_role("article").get_by_role("img").all():
+                image.scroll_into_view_if_needed()
+                assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+
+
+def test_what_is_searched_is_found(new_context: Callable[..., BrowserContext], site: Path) -> None:
+    page = new_context().new_page()
+    with published(site) as address:
+        page.goto(f"{address}/index.html")
+        page.get_by_role("textbox", name="Search").fill("AGEGENDER_QUEUE_SIZE")
+        expect(page.get_by_role("link", name="Settings").last).to_be_visible()
+
+
+def test_the_module_of_the_examples_asks_from_a_page_of_another_origin(
+    new_context: Callable[..., BrowserContext], models_folder: Path, empty_cache: Path, tmp_path: Path
+) -> None:
+    yunet = [f"--yunet-path={YUNET}"] if YUNET.exists() else []
+    (tmp_path / "index.html").write_text("<!doctype html><title>Test</title><link rel=icon href=data:,>")
+    (tmp_path / "agegender.mjs").symlink_to(ROOT / "examples/agegender.mjs")
+    (tmp_path / "photo.jpg").symlink_to(ASTRONAUT)
+    with (
+        published(tmp_path) as address,
+        serving(models_folder, empty_cache, f"--cors-origins={address}", *yunet) as service,
+    ):
+        page = new_context().new_page()
+        page.goto(address)
+        answer = page.evaluate(
+            """async (service) => {
+                const { predict } = await import("./agegender.mjs");
+                return predict(await (await fetch("photo.jpg")).blob(), service);
+            }""",
+            service.url,
+        )
+        assert len(answer["faces"]) == 1
+        served = service.predict(ASTRONAUT.read_bytes()).json()
+        assert without_timings(answer) == without_timings(served)
+        said = page.evaluate(
+            """async (service) => {
+                const { predict } = await import("./agegender.mjs");
+                return predict(new Blob(["no photograph"]), service).catch((error) => error.message);
+            }""",
+            service.url,
+        )
+        assert "Send a JPEG, PNG, WebP, BMP or AVIF file." in said
