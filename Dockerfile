@@ -120,7 +120,7 @@ COPY --from=serve-dependencies /opt/agegender /opt/agegender
 COPY --from=yunet /cache /opt/agegender/cache
 COPY --from=project /project /opt/agegender
 # On a read-only root no start could keep its byte code: this keeps it for all of them.
-RUN python3 -c 'import app.cli, app.server, uvicorn.loops.uvloop'
+RUN python3 -c 'import app.cli, app.doctor, app.files, app.output, app.server, uvicorn.loops.uvloop'
 # A pattern, so that a tree without models builds too: the service then wants a folder mounted over /models.
 COPY model[s] /models/
 COPY docker/healthcheck.py /opt/agegender/

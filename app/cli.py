@@ -1,36 +1,31 @@
-"""The command line: serve, predict, models, fetch-detector."""
+"""The command line: serve, predict, models, fetch-detector, doctor."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import cv2
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Column, Table
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
-from app.annotate import annotate
-from app.api.schemas import PredictionAnswer
 from app.inference import detector_file
 from app.inference.detector_file import DetectorFileError
-from app.inference.predictor import (
-    DetectorChoice,
-    DetectorUnavailable,
-    ImageTooLarge,
-    ImageUnreadable,
-    Predictor,
-)
-from app.inference.variants import Catalogue, ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
-from app.inference.yunet import YuNet
+from app.inference.prediction import DetectorChoice
+from app.inputs import Options
 from app.settings import ENV_PREFIX, Settings
-from app.vision.decode import decode
+
+if TYPE_CHECKING:
+    from app.files import Result
+
+# What runs models, or serves, takes a while to import: it is imported by the commands that need it.
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,8 +36,8 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-ONE_SENTENCE = (ModelsInvalid, UnknownModel, ModelUnavailable, DetectorUnavailable, DetectorFileError)
-"""Errors that say all there is to say."""
+MANY = 10
+"""From so many files on, a terminal shows how far it is."""
 
 _METAVARS: dict[Any, str] = {bool: "BOOLEAN", int: "INTEGER", int | None: "INTEGER", float: "NUMBER"}
 
@@ -95,7 +90,7 @@ def _takes_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
 @_takes_settings
 def serve(settings: Settings) -> None:
     """Answer predictions over HTTP."""
-    from app import server  # the web framework takes a while to import: other commands shall not wait for it
+    from app import server
 
     if not server.serve(settings):
         raise typer.Exit(1)
@@ -104,7 +99,13 @@ def serve(settings: Settings) -> None:
 @app.command()
 def predict(
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Image files.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Image files, folders with all that is in them, quoted patterns such as '2024/**/*.jpg', or - for "
+            "standard input.",
+            show_default=False,
+        ),
     ],
     model: Annotated[
         str | None, typer.Option(help="An id that `agegender models` lists; by default the service's.")
@@ -112,102 +113,81 @@ def predict(
     detector: Annotated[
         DetectorChoice, typer.Option(help="auto is YuNet where its file is present, else Haar.")
     ] = "auto",
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Leave out faces found with less; by default the detector's own."),
+    ] = None,
+    max_faces: Annotated[
+        int, typer.Option(min=1, max=100, help="So many faces of an image at most, the largest.")
+    ] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead, a line for each face.")] = False,
     annotate_into: Annotated[
         Path | None,
         typer.Option("--annotate", help="Folder for pictures with boxes and labels, as NAME.annotated.jpg."),
     ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Address of a running service that shall do it, such as http://localhost:8000."),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar=f"{ENV_PREFIX}API_KEY", help="Key for that service, if it asks for one."),
+    ] = None,
 ) -> None:
-    """Estimate age and gender of the faces in image files."""
+    """Estimate age and gender of the faces in image files, with all cores of this machine or by a running service."""
+    from app import files, output
+
+    if as_json and as_csv:
+        raise typer.BadParameter("choose one of --json and --csv")
     settings = _settings()
+    options: Options = {
+        "model": model,
+        "detector": detector,
+        "min_confidence": min_confidence,
+        "max_faces": max_faces,
+    }
+    found = files.find_files(images)
+    failed = False
+
+    def watched(results: Iterator[Result]) -> Iterator[Result]:
+        """`results`, with a bar for them, and a line on standard error for each that is no answer."""
+        nonlocal failed
+        # What is printed meanwhile would run into the bar where both go to the same terminal.
+        hidden = len(found) < MANY or not err.is_terminal or ((as_json or as_csv) and out.is_terminal)
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(
+            *columns, console=err, transient=True, redirect_stdout=False, disable=hidden
+        ) as progress:
+            for result in progress.track(results, total=len(found), description="photographs"):
+                if isinstance(result.said, str):
+                    failed = True
+                    err.print(f"{result.name}: {result.said}", markup=False)
+                yield result
+
     try:
-        catalogue = load_catalogue(settings.models)
-        predictor = Predictor(
-            catalogue,
-            yunet=YuNet.installed(settings.yunet_path, settings.detect_max_side),
-            max_pixels=settings.max_pixels,
-            detect_max_side=settings.detect_max_side,
-        )
-        results = [_predict(predictor, path, model or settings.default_model, detector) for path in images]
-    except ONE_SENTENCE as error:
+        with files.asking(settings, options, url, api_key) as (ask, threads):
+            results = watched(files.answers(found, ask, threads, annotate_into, settings.max_pixels))
+            if as_json:
+                output.print_json(results)
+            elif as_csv:
+                output.print_csv(results)
+            else:
+                output.print_table(results, out)
+    except files.CANNOT_GO_ON as error:
         _fail(error)
-    if annotate_into is not None:
-        _annotate(annotate_into, images, results, settings.max_pixels)
-    if as_json:
-        print(
-            json.dumps(
-                [_as_json(path, result) for path, result in zip(images, results, strict=True)], indent=2
-            )
-        )
-    else:
-        _print_faces(images, results)
-    failed = [(path, result) for path, result in zip(images, results, strict=True) if isinstance(result, str)]
-    for path, message in failed:
-        err.print(f"{path}: {message}", markup=False)
     if failed:
         raise typer.Exit(1)
-
-
-def _predict(
-    predictor: Predictor, path: Path, model: str, detector: DetectorChoice
-) -> PredictionAnswer | str:
-    """The answer for one file, or what is wrong with that file."""
-    try:
-        return PredictionAnswer.of(predictor.predict(path.read_bytes(), model=model, detector=detector))
-    except OSError as error:
-        return f"The file cannot be read ({error.strerror})."
-    except (ImageUnreadable, ImageTooLarge) as error:
-        return str(error)
-
-
-def _annotate(
-    folder: Path, images: list[Path], results: list[PredictionAnswer | str], max_pixels: int
-) -> None:
-    names = [f"{path.stem}.annotated.jpg" for path in images]
-    if len(set(names)) < len(names):
-        _fail("two of the images would be annotated under the same name: do them one after the other.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, name, result in zip(images, names, results, strict=True):
-            if not isinstance(result, str):
-                drawn = annotate(decode(path.read_bytes(), max_pixels), result.faces)
-                (folder / name).write_bytes(cv2.imencode(".jpg", drawn)[1].tobytes())
-    except OSError as error:
-        _fail(f"annotated pictures cannot be written into {folder} ({error.strerror}).")
-
-
-def _as_json(path: Path, result: PredictionAnswer | str) -> dict[str, Any]:
-    if isinstance(result, str):
-        return {"filename": str(path), "error": result}
-    return {"filename": str(path), "prediction": result.model_dump(mode="json")}
-
-
-def _print_faces(images: list[Path], results: list[PredictionAnswer | str]) -> None:
-    table = Table("image", Column("box (x, y, w, h)", no_wrap=True), "age", "gender", "found by")
-    for path, result in zip(images, results, strict=True):
-        if isinstance(result, str):
-            continue
-        if not result.faces:
-            table.add_row(str(path), "no face found", "", "", result.detector)
-        for face in result.faces:
-            box, age, gender = face.box, face.age, face.gender
-            table.add_row(
-                str(path),
-                f"{box.x}, {box.y}, {box.width}, {box.height}",
-                f"{age.years:.1f} ({age.low:.0f}-{age.high:.0f})",
-                f"{gender.label} {gender.probability:.0%}",
-                result.detector + ("" if face.confidence is None else f" {face.confidence:.0%}"),
-            )
-    if table.row_count:
-        out.print(table)
 
 
 @app.command()
 def models() -> None:
     """List the models and their measured figures."""
+    from app.inference.variants import ModelsInvalid, load_catalogue
+
     settings = _settings()
     try:
-        catalogue: Catalogue = load_catalogue(settings.models)
+        catalogue = load_catalogue(settings.models)
     except ModelsInvalid as error:
         _fail(error)
     table = Table("id", "title", "age MAE", "gender", "faces", "loaded")
@@ -245,6 +225,26 @@ def fetch_detector(
     out.print(f"YuNet is at {path}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def doctor() -> None:
+    """Look whether all is well here, and say what to do where it is not."""
+    from app import doctor
+
+    broken = 0
+    for finding in doctor.examine(_settings()):
+        broken += finding.state == "wrong"
+        style = {"ok": "green", "note": "yellow", "wrong": "bold red"}[finding.state]
+        out.print(f"[{style}]{finding.state:<6}[/]{escape(finding.text)}", highlight=False, soft_wrap=True)
+    if broken:
+        _fail("1 thing is wrong." if broken == 1 else f"{broken} things are wrong.")
+
+
 def main() -> None:
     """Entry point of `agegender`."""
-    app()
+    # A file's name may hold bytes that are no letters: what cannot be printed is escaped.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        app()
+    except ImportError as error:
+        err.print(f"agegender: {error}: run `agegender doctor`, which says what to do.", markup=False)
+        raise SystemExit(1) from error

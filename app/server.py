@@ -45,9 +45,9 @@ def serve(settings: Settings) -> bool:
     with contextlib.ExitStack() as stack:
         try:
             sockets = [
-                stack.enter_context(_bound(settings.host, port, setting)) for setting, port in ports.items()
+                stack.enter_context(bind(settings.host, port, setting)) for setting, port in ports.items()
             ]
-        except _CannotListen as error:
+        except CannotListen as error:
             logging.config.dictConfig(LOGGING)
             logger.error(error)
             return False
@@ -125,12 +125,12 @@ def _leave_no_core() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-class _CannotListen(Exception):
+class CannotListen(Exception):
     """str(e) is a sentence that says why, and what to do."""
 
 
-def _bound(host: str, port: int, setting: str) -> socket.socket:
-    """A socket bound to that address, on which nobody listens yet. Raises _CannotListen."""
+def bind(host: str, port: int, setting: str) -> socket.socket:
+    """A socket bound to that address, on which nobody listens yet. Raises CannotListen."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
@@ -142,7 +142,7 @@ def _bound(host: str, port: int, setting: str) -> socket.socket:
             unless_bound.pop_all()
     except OSError as error:
         option = f"--{setting.replace('_', '-')} ({ENV_PREFIX}{setting.upper()})"
-        raise _CannotListen(
+        raise CannotListen(
             f"The service cannot listen on host {host}, port {port} ({error.strerror}): stop what uses it, or "
             f"choose another by {option} or --host (AGEGENDER_HOST)."
         ) from error

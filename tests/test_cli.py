@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import json
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -22,6 +26,7 @@ from helpers import (
     needs_yunet,
     pixels,
     png,
+    side_by_side,
     turned,
     without_timings,
 )
@@ -41,21 +46,25 @@ def junk(tmp_path: Path) -> Path:
     return path
 
 
-def run(cache: Path, *arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
-    ended = subprocess.run(
-        [AGEGENDER, *map(str, arguments)],
-        env=environment(cache, COLUMNS="200", **extra),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+def run(
+    cache: Path, *arguments: object, stdin: Path = Path(os.devnull), **extra: str
+) -> subprocess.CompletedProcess[str]:
+    with stdin.open("rb") as given:
+        ended = subprocess.run(
+            [AGEGENDER, *map(str, arguments)],
+            stdin=given,
+            env=environment(cache, COLUMNS="200", **extra),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
     assert "Traceback" not in ended.stderr
     return ended
 
 
-def predict(models: Path, cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return run(cache, "predict", *arguments, AGEGENDER_MODELS=str(models))
+def predict(models: Path, cache: Path, *arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
+    return run(cache, "predict", *arguments, AGEGENDER_MODELS=str(models), **extra)
 
 
 def test_predict_prints_a_table_and_goes_on_after_a_file_that_is_no_image(
@@ -158,6 +167,179 @@ def test_predict_does_not_draw_two_photographs_into_one(
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "annotated under the same name" in ended.stderr
     assert not (tmp_path / "drawn").exists()
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """A folder with two photographs, one of them deeper, a picture without faces, and a file that is no image."""
+    folder = tmp_path / "album"
+    (folder / "deeper").mkdir(parents=True)
+    shutil.copy(ASTRONAUT, folder / "[bold]one.JPG")
+    shutil.copy(GRACE_HOPPER, folder / "deeper/two.jpeg")
+    (folder / "deeper/nobody.png").write_bytes(png(grey(90, 320, 240)))
+    (folder / "deeper/broken.webp").write_bytes(b"this is no image")
+    (folder / "notes.txt").write_text("nothing to see")
+    return folder
+
+
+def test_a_folder_is_read_with_all_that_is_in_it_and_what_fails_costs_nothing_else(
+    models_folder: Path, cache: Path, album: Path, tmp_path: Path
+) -> None:
+    into = tmp_path / "drawn"
+    ended = predict(models_folder, cache, "--json", f"--annotate={into}", album, tmp_path / "absent.jpg")
+    assert ended.returncode == 1
+    results = json.loads(ended.stdout)
+    names = ["[bold]one.JPG", "deeper/broken.webp", "deeper/nobody.png", "deeper/two.jpeg", "../absent.jpg"]
+    assert [Path(result["filename"]) for result in results] == [
+        *(album / name for name in names[:-1]),
+        tmp_path / "absent.jpg",
+    ]
+    assert [len(r["prediction"]["faces"]) if "prediction" in r else None for r in results] == [
+        1,
+        None,
+        0,
+        1,
+        None,
+    ]
+    broken, absent = ended.stderr.splitlines()
+    assert broken == f"{album}/deeper/broken.webp: {results[1]['error']}"
+    assert absent == f"{tmp_path}/absent.jpg: The file cannot be read (No such file or directory)."
+    drawn = sorted(str(path.relative_to(into)) for path in into.rglob("*.jpg"))
+    assert drawn == ["[bold]one.annotated.jpg", "deeper/nobody.annotated.jpg", "deeper/two.annotated.jpg"]
+
+
+def test_the_table_shows_names_as_they_are(models_folder: Path, cache: Path, album: Path) -> None:
+    ended = predict(models_folder, cache, album / "[bold]one.JPG")
+    assert f"{album}/[bold]one.JPG" in ended.stdout
+
+
+def test_csv_has_a_line_for_each_face_and_for_what_has_none(
+    models_folder: Path, cache: Path, album: Path, tmp_path: Path
+) -> None:
+    both = tmp_path / "both.png"
+    both.write_bytes(png(side_by_side()))
+    rows = list(csv.DictReader(predict(models_folder, cache, "--csv", both, album).stdout.splitlines()))
+    names = [Path(row["filename"]).name for row in rows]
+    assert names == ["both.png", "both.png", "[bold]one.JPG", "broken.webp", "nobody.png", "two.jpeg"]
+    grace, eileen, alone, broken, nobody, _ = rows
+    assert int(grace["x"]) > 512 > int(eileen["x"])
+    for row in (grace, eileen, alone):
+        assert (row["model"], row["detector"], row["error"]) == ("age_gender_B", "haar", "")
+        assert float(row["age_low"]) <= float(row["age"]) <= float(row["age_high"])
+        assert row["gender"] in ("female", "male")
+        assert 0.5 <= float(row["gender_probability"]) <= 1
+    assert (alone["image_width"], alone["image_height"]) == ("512", "512")
+    assert "no image" in broken["error"]
+    assert (broken["model"], broken["x"]) == ("", "")
+    assert (nobody["model"], nobody["image_width"], nobody["x"], nobody["age"]) == (
+        "age_gender_B",
+        "320",
+        "",
+        "",
+    )
+
+
+def test_options_of_a_prediction_are_kept(models_folder: Path, cache: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both.png"
+    both.write_bytes(png(side_by_side()))
+    (largest,) = json.loads(predict(models_folder, cache, "--json", "--max-faces=1", both).stdout)
+    (face,) = largest["prediction"]["faces"]
+    assert face["box"]["x"] > 512
+    (none,) = json.loads(predict(models_folder, cache, "--json", "--min-confidence=1", both).stdout)
+    assert none["prediction"]["faces"] == []
+    for option in ("--max-faces=0", "--min-confidence=1.5"):
+        assert predict(models_folder, cache, option, both).returncode == 2
+
+
+def test_standard_input_is_a_photograph_too(models_folder: Path, cache: Path, tmp_path: Path) -> None:
+    ended = predict(models_folder, cache, "--json", f"--annotate={tmp_path}", "-", stdin=ASTRONAUT)
+    (result,) = json.loads(ended.stdout)
+    assert (ended.returncode, result["filename"], len(result["prediction"]["faces"])) == (0, "-", 1)
+    assert (tmp_path / "stdin.annotated.jpg").exists()
+
+
+def test_a_service_can_be_asked_instead(server: Server, cache: Path, album: Path, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    ended = predict(nowhere, cache, "--json", f"--url={server.url}", "--detector=haar", album)
+    assert ended.returncode == 1
+    first, broken, _, last = json.loads(ended.stdout)
+    for result, photograph in ((first, ASTRONAUT), (last, GRACE_HOPPER)):
+        served = server.predict(photograph.read_bytes(), detector="haar").json()
+        assert without_timings(result["prediction"]) == without_timings(served)
+    assert ended.stderr == f"{album}/deeper/broken.webp: {broken['error']}\n"
+    assert broken["error"].endswith("Send a JPEG, PNG, WebP, BMP or AVIF file.")
+
+
+def test_a_service_is_shown_the_key(bare_server: Server, cache: Path, keys: tuple[str, str]) -> None:
+    ask = ("predict", f"--url={bare_server.url}", "--detector=none", ASTRONAUT)
+    locked = run(cache, *ask)
+    assert (locked.returncode, locked.stdout) == (1, "")
+    assert locked.stderr.startswith("agegender: This service asks for a key")
+    assert locked.stderr.count("\n") == 1
+    assert run(cache, *ask, f"--api-key={keys[0]}").returncode == 0
+    assert run(cache, *ask, AGEGENDER_API_KEY=keys[1]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (
+            "localhost:8000",
+            "The address of the service must be like http://localhost:8000, not 'localhost:8000'.",
+        ),
+        ("http://127.0.0.1:9", "The service at http://127.0.0.1:9/ cannot be reached "),
+    ],
+)
+def test_a_service_that_is_not_there_is_one_sentence(cache: Path, url: str, said: str) -> None:
+    ended = run(cache, "predict", f"--url={url}", ASTRONAUT, GRACE_HOPPER)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"agegender: {said}")
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "shown"),
+    [(12, [], True), (12, ["--json"], True), (2, [], False)],
+    ids=["many", "many as JSON", "few"],
+)
+def test_a_terminal_shows_how_far_many_files_are(
+    models_folder: Path, cache: Path, tmp_path: Path, files: int, options: list[str], shown: bool
+) -> None:
+    for number in range(files):
+        (tmp_path / f"{number}.png").write_bytes(png(grey()))
+    ours, theirs = os.openpty()
+    ended = subprocess.run(
+        [AGEGENDER, "predict", "--detector=none", *options, "."],
+        cwd=tmp_path,
+        env=environment(cache, AGEGENDER_MODELS=str(models_folder), TERM="xterm"),
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        timeout=PATIENCE,
+        check=True,
+    )
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # as the end of what a terminal was sent shows itself
+        while more := os.read(ours, 2**16):
+            seen += more
+    os.close(ours)
+    assert (f"{files}/{files}".encode() in seen) == shown
+    assert ended.stdout.count(b".png") == files
+
+
+def test_json_and_csv_at_once_are_refused(models_folder: Path, cache: Path) -> None:
+    ended = predict(models_folder, cache, "--json", "--csv", ASTRONAUT)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "choose one of --json and --csv" in ended.stderr
+
+
+def test_a_package_that_is_broken_is_one_sentence(models_folder: Path, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    ended = predict(models_folder, cache, ASTRONAUT, PYTHONPATH=str(tmp_path))
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        "agegender: libGL.so.1: cannot open shared object file: run `agegender doctor`, which says what to do.\n"
+    )
 
 
 def test_models_lists_them_with_their_measured_figures(models_folder: Path, cache: Path) -> None:

@@ -11,6 +11,7 @@ Answers are those of `app.api.schemas`, as the service makes them; `app.client.e
 
 from app.client.clients import AsyncClient, Client
 from app.client.errors import (
+    AddressInvalid,
     AgeGenderError,
     BodyTooLarge,
     Busy,
@@ -39,6 +40,7 @@ from app.client.errors import (
 )
 
 __all__ = [
+    "AddressInvalid",
     "AgeGenderError",
     "AsyncClient",
     "BodyTooLarge",

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from app.api.schemas import ModelsAnswer, PredictionAnswer
 from app.client.errors import ProblemError
-from app.client.exchange import MODELS, Question, Tries, connection, is_ready, prediction_of
+from app.client.exchange import MODELS, READY, Question, Tries, connection, is_ready, prediction_of
 from app.inputs import Channels, Options, Photograph
 
 A = TypeVar("A", bound=BaseModel)
@@ -22,7 +22,7 @@ class Client:
 
     A connection that fails, a 503 and a 429 are tried again up to `retries` times, later each time and not before
     the service's `Retry-After`: nothing that is asked here changes anything there. `timeout` are the seconds
-    without any progress after which a try is given up. Raises ValueError for a `url` that is none.
+    without any progress after which a try is given up. Raises AddressInvalid for a `url` that is none.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Client:
     def ready(self) -> bool:
         """Whether the service takes predictions right now; asks once. Raises ProblemError if it is another server."""
         try:
-            return is_ready(self._http.get("/health/ready"))
+            return is_ready(self._http.request(READY.method, READY.path))
         except httpx.RequestError:
             return False
 
@@ -94,7 +94,7 @@ class AsyncClient:
     async def ready(self) -> bool:
         """See `Client.ready`."""
         try:
-            return is_ready(await self._http.get("/health/ready"))
+            return is_ready(await self._http.request(READY.method, READY.path))
         except httpx.RequestError:
             return False
 

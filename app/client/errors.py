@@ -1,6 +1,7 @@
 """All that a client raises by itself.
 
     AgeGenderError                 str(e) is a sentence that says what to do
+    ├── AddressInvalid             the address of the service is none
     ├── NoAnswer                   nobody answers at that address, or the connection broke
     │   └── TimedOut
     └── ProblemError               an answer that is no success, whatever sent it
@@ -37,6 +38,10 @@ from collections.abc import Iterator
 
 class AgeGenderError(Exception):
     """All that this client raises; str(e) is a sentence that says what to do."""
+
+
+class AddressInvalid(AgeGenderError):
+    """The address of the service is none."""
 
 
 class NoAnswer(AgeGenderError):

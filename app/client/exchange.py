@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from app.api.schemas import ModelsAnswer, PredictionAnswer
-from app.client.errors import BY_TYPE, AgeGenderError, NoAnswer, ProblemError, TimedOut
+from app.api.schemas import HealthAnswer, ModelsAnswer, PredictionAnswer
+from app.client.errors import BY_TYPE, AddressInvalid, AgeGenderError, NoAnswer, ProblemError, TimedOut
 from app.inputs import Channels, Options, Photograph, file_or_pixels
 
 FIRST_WAIT = 0.5
@@ -33,13 +33,13 @@ A = TypeVar("A", bound=BaseModel)
 
 
 def connection(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
-    """Arguments of httpx's clients."""
+    """Arguments of httpx's clients. Raises AddressInvalid."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
         parsed = httpx.URL("")
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(f"The address of the service must be like http://localhost:8000, not {url!r}.")
+        raise AddressInvalid(f"The address of the service must be like http://localhost:8000, not {url!r}.")
     return {
         "base_url": parsed,
         # As bytes: a key may have any letters, headers that are text only ASCII.
@@ -70,6 +70,7 @@ class Question(Generic[A]):
 
 
 MODELS = Question(ModelsAnswer, "GET", "/models", {})
+READY = Question(HealthAnswer, "GET", "/health/ready", {})
 
 
 def prediction_of(
@@ -98,9 +99,7 @@ def is_ready(response: httpx.Response) -> bool:
     """Whether that answer to GET /health/ready says so; raises ProblemError where it says neither."""
     if response.status_code in (502, 503, 504):  # as proxies, too, say that there is nobody behind them
         return False
-    if not response.is_success:
-        raise _problem(response)
-    return True
+    return READY.read(response).status == "ready"
 
 
 class Tries:

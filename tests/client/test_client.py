@@ -403,7 +403,7 @@ def test_readiness_of_what_is_not_ready(ask: Ask, kind: Kind | None, ready: bool
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://localhost", "http://", "", "http://[::1"])
 def test_an_address_that_is_none_is_refused_at_once(ask: Ask, url: str) -> None:
-    with pytest.raises(ValueError, match="must be like http://localhost:8000"):
+    with pytest.raises(package.AddressInvalid, match="must be like http://localhost:8000"):
         ask(url, "ready")
 
 

@@ -1,0 +1,223 @@
+"""What `agegender doctor` looks at: all that must be right before photographs can be read or the service can start.
+
+Packages are imported here one by one, so that one that is broken is a finding and not the end.
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from app.client import AgeGenderError, Client
+from app.inference import detector_file
+from app.inference.detector_file import DetectorFileError
+from app.inference.pool import available_cores
+from app.inputs import Photograph
+from app.settings import Settings
+
+# As they are imported, and as they are installed.
+_PACKAGES = {
+    "numpy": "numpy",
+    "cv2": "opencv-python-headless",
+    "onnxruntime": "onnxruntime",
+    "pydantic": "pydantic",
+    "fastapi": "fastapi",
+    "uvicorn": "uvicorn",
+    "httpx": "httpx",
+}
+_TRAINING = ("tensorflow", "keras", "onnx", "tf2onnx", "matplotlib")
+_EXAMPLE = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: it is right, could be better, or keeps something from working."""
+
+    state: Literal["ok", "note", "wrong"]
+    text: str
+    """Says what to do, unless it is right."""
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at one thing after the other."""
+    yield _ok(f"agegender {version('agegender')} in {Path(__file__).parent}")
+    yield _ok(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    usable = True
+    for finding in _packages():
+        usable &= finding.state != "wrong"
+        yield finding
+    yield _training()
+    yield from _cores(settings)
+    if not usable:  # all else needs them
+        return
+    models = list(_models(settings))
+    detectors = list(_detectors(settings))
+    yield from models + detectors
+    if all(finding.state != "wrong" for finding in models + detectors):
+        yield from _predictions(settings)
+    yield from _ports(settings)
+
+
+def _ok(text: str) -> Finding:
+    return Finding("ok", text)
+
+
+def _note(text: str) -> Finding:
+    return Finding("note", text)
+
+
+def _wrong(text: str) -> Finding:
+    return Finding("wrong", text)
+
+
+def _packages() -> Iterator[Finding]:
+    found = []
+    for module, package in _PACKAGES.items():
+        try:
+            found.append(f"{package} {importlib.import_module(module).__version__}")
+        except Exception as error:  # whatever a broken package ends with
+            yield _wrong(
+                f"{package} cannot be imported ({error}): install it anew by "
+                f"`python -m pip install --force-reinstall {package}`."
+            )
+    yield _ok(", ".join(found))
+
+
+def _training() -> Finding:
+    missing = [module for module in _TRAINING if find_spec(module) is None]
+    if not missing:
+        return _ok(f"Keras {version('keras')}, TensorFlow and all else that training needs")
+    return _note(
+        f"No {', '.join(missing)}, which only training needs: `make env-train` installs that, or "
+        "`python -m pip install 'agegender[train]'`."
+    )
+
+
+def _cores(settings: Settings) -> Iterator[Finding]:
+    cores = available_cores()
+    workers = settings.processes * settings.workers
+    text = (
+        f"{cores} cores; the service has {settings.processes} x {settings.workers} workers of one thread each"
+    )
+    allowed = _cpu_quota()
+    if allowed is not None and allowed < min(workers, cores):
+        yield _note(
+            f"{text}, but this container may use {allowed:g} cores only: set AGEGENDER_WORKERS to "
+            f"{max(1, int(allowed))}."
+        )
+    elif workers > cores:
+        yield _note(
+            f"{text}, more than there are cores: set AGEGENDER_WORKERS to {cores}, or leave it unset."
+        )
+    else:
+        yield _ok(f"{text}.")
+
+
+def _cpu_quota() -> float | None:
+    """Cores that a container may use up, where its control group says so."""
+    try:
+        quota, period = _CPU_MAX.read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _models(settings: Settings) -> Iterator[Finding]:
+    from app.inference.variants import ModelsInvalid, load_catalogue
+
+    try:
+        catalogue = load_catalogue(settings.models)
+    except ModelsInvalid as error:
+        yield _wrong(str(error))
+        return
+    found = {model.variant.id: model for model in catalogue}
+    for name, model in found.items():
+        if model.unavailable is None:
+            what = "the default model" if name == settings.default_model else "model"
+            yield _ok(f"{what} {name} in {settings.models.absolute()} is whole and runs.")
+        else:
+            yield _note(f"model {name} cannot run here: {model.unavailable}. Export it, or remove it.")
+    default = found.get(settings.default_model)
+    if default is None or default.session is None:
+        yield _wrong(
+            f"The default model {settings.default_model} is none that runs: put it into {settings.models.absolute()}, "
+            "or name another by AGEGENDER_DEFAULT_MODEL."
+        )
+
+
+def _detectors(settings: Settings) -> Iterator[Finding]:
+    try:
+        file = detector_file.find(settings.yunet_path)
+    except DetectorFileError as error:
+        yield _wrong(str(error))
+        return
+    if file is None:
+        yield _note(
+            "YuNet, the better detector, is not installed, and Haar finds the faces: run `agegender fetch-detector`."
+        )
+    else:
+        yield _ok(f"YuNet in {file} is the published one.")
+
+
+def _predictions(settings: Settings) -> Iterator[Finding]:
+    from app.library import Predictor
+
+    predictor = Predictor(settings)
+    photograph: Photograph = _EXAMPLE if _EXAMPLE.exists() else _drawn()
+    what = _EXAMPLE.name if _EXAMPLE.exists() else "a drawn picture"
+    detector = predictor.predict(photograph, channels="BGR").detector
+    for choice in dict.fromkeys((detector, "haar", "none")):
+        try:
+            predictor.predict(photograph, channels="BGR", detector=choice)  # the first time is slow
+            answer = predictor.predict(photograph, channels="BGR", detector=choice)
+        except Exception as error:  # whatever it is, it is what was looked for
+            yield _wrong(f"A prediction with detector {choice} fails ({error}): install this package anew.")
+            continue
+        ms = answer.timings_ms
+        yield _ok(
+            f"{what} by {choice}: {len(answer.faces)} face{'s' * (len(answer.faces) != 1)} in {ms.total:.0f} ms "
+            f"(decode {ms.decode:.1f}, detect {ms.detect:.1f}, predict {ms.predict:.1f})."
+        )
+
+
+def _drawn() -> Photograph:
+    """(480, 640, 3): no face that a detector would find, but as much work."""
+    rows, columns = np.mgrid[:480, :640]
+    return np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=2).astype(np.uint8)
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    from app.server import CannotListen, bind
+
+    for setting, port in (("port", settings.port), ("metrics_port", settings.metrics_port)):
+        if not port:  # none, or any
+            continue
+        try:
+            bind(settings.host, port, setting).close()
+        except CannotListen as error:
+            if setting == "port" and _is_ours(settings.host, port):
+                yield _ok(f"port {port} on {settings.host} is in use by this service, which is ready.")
+            else:
+                yield _wrong(str(error))
+        else:
+            yield _ok(f"port {port} on {settings.host} is free.")
+
+
+def _is_ours(host: str, port: int) -> bool:
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    try:
+        with Client(
+            f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}", timeout=2
+        ) as client:
+            return client.ready()
+    except AgeGenderError:
+        return False

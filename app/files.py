@@ -1,0 +1,198 @@
+"""Photographs in files, one or ten thousand: which there are, and an answer for each, in bounded memory."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+
+from app.annotate import annotate
+from app.api.schemas import PredictionAnswer
+from app.client import AgeGenderError, Busy, Client, ImageRefused, InternalError, TimedOut
+from app.inference.pool import available_cores
+from app.inputs import Options
+from app.library import (
+    DetectorFileError,
+    DetectorUnavailable,
+    ImageTooLarge,
+    ImageUnreadable,
+    ModelsInvalid,
+    ModelUnavailable,
+    Predictor,
+    UnknownModel,
+)
+from app.settings import Settings
+from app.vision.decode import decode
+
+STDIN = "-"
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".avif")
+"""Of the files that are taken from a folder; those that are named may have any."""
+
+# As many as any service has places for: one worker and four requests that wait for it.
+_REQUESTS_AT_A_TIME = 4
+_AHEAD = 4
+"""Files begun, per thread, before the first of them is done: else one that takes long would hold up the rest."""
+
+_ANNOTATED = ".annotated.jpg"
+
+
+class CannotAnnotate(Exception):
+    """Where the pictures would go is no place for them; str(e) is a sentence that says why."""
+
+
+OF_ONE_FILE = (ImageUnreadable, ImageTooLarge, ImageRefused, Busy, TimedOut, InternalError)
+"""What is wrong with one file and leaves the others to be tried; each says what in a sentence."""
+
+CANNOT_GO_ON = (
+    AgeGenderError,
+    CannotAnnotate,
+    DetectorFileError,
+    DetectorUnavailable,
+    ModelUnavailable,
+    ModelsInvalid,
+    UnknownModel,
+)
+"""What is wrong with all files alike, unless it is `OF_ONE_FILE`; each says what in a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file to be read; or a name for which there is none, and why."""
+
+    name: str
+    annotated: str = ""
+    """Path of its annotated picture, in the folder for those."""
+    problem: str | None = None
+
+    def read(self) -> bytes:
+        """Its bytes. Raises OSError."""
+        return sys.stdin.buffer.read() if self.name == STDIN else Path(self.name).read_bytes()
+
+
+class Result(NamedTuple):
+    """The name of a file with the answer for it, or with what is wrong with it in a sentence."""
+
+    name: str
+    said: PredictionAnswer | str
+
+
+Ask = Callable[[bytes], PredictionAnswer]
+
+
+def find_files(names: Iterable[str]) -> list[File]:
+    """The files that are named, in that order: files, folders with all that is in them, patterns, `-` for stdin."""
+    return [file for name in names for file in _found(name)]
+
+
+def _found(name: str) -> Iterator[File]:
+    if name == STDIN:
+        yield File(name, "stdin" + _ANNOTATED)
+    elif os.path.isdir(name):
+        yield from _in_folder(name)
+    elif os.path.lexists(name) or not any(letter in name for letter in "*?["):
+        yield File(name, Path(name).stem + _ANNOTATED)
+    else:
+        matches = sorted(glob.glob(name, recursive=True))  # as in a shell that was not asked for it
+        for match in matches:
+            yield from _found(match)
+        if not matches:
+            yield File(name, problem="No file has a name of this pattern.")
+
+
+def _in_folder(folder: str) -> Iterator[File]:
+    failed: list[OSError] = []
+    found = False
+    for where, folders, names in os.walk(folder, onerror=failed.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".") and not name.endswith(_ANNOTATED):
+                path = Path(where, name)
+                found = True
+                yield File(str(path), str(path.relative_to(folder).with_suffix(_ANNOTATED)))
+    for error in failed:
+        yield File(str(error.filename), problem=f"The folder cannot be read ({error.strerror}).")
+    if not found and not failed:
+        yield File(folder, problem="The folder holds no JPEG, PNG, WebP, BMP or AVIF file.")
+
+
+@contextmanager
+def asking(
+    settings: Settings, options: Options, url: str | None = None, api_key: str | None = None
+) -> Iterator[tuple[Ask, int]]:
+    """What answers for the bytes of a file, and on how many threads: this process, or the service at `url`.
+
+    Raises one of CANNOT_GO_ON.
+    """
+    if url is None:
+        yield partial(Predictor(settings).predict, **options), available_cores()
+    else:
+        with Client(url, api_key=api_key) as client:
+            yield partial(client.predict, **options), _REQUESTS_AT_A_TIME
+
+
+def answers(
+    files: Sequence[File], ask: Ask, threads: int, annotate_into: Path | None = None, max_pixels: int = 0
+) -> Iterator[Result]:
+    """One result for each of the files, in their order; with `annotate_into`, a picture in that folder for each answer.
+
+    Files are read as results are taken, a few ahead for each thread. Raises one of CANNOT_GO_ON.
+    """
+    if annotate_into is not None:
+        _check_names(files)
+
+    def work(file: File) -> Result:
+        try:
+            return Result(file.name, file.problem or _answer(file, ask, annotate_into, max_pixels))
+        except OSError as error:
+            return Result(file.name, f"The file cannot be read ({error.strerror}).")
+        except OF_ONE_FILE as error:
+            return Result(file.name, str(error))
+
+    begun: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for file in files:
+                begun.append(pool.submit(work, file))
+                if len(begun) == _AHEAD * threads:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            for future in begun:
+                future.cancel()
+
+
+def _answer(file: File, ask: Ask, annotate_into: Path | None, max_pixels: int) -> PredictionAnswer:
+    data = file.read()
+    answer = ask(data)
+    if annotate_into is not None:
+        encoded = cv2.imencode(".jpg", annotate(decode(data, max_pixels), answer.faces))[1]
+        path = annotate_into / file.annotated
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded.tobytes())
+        except OSError as error:
+            raise CannotAnnotate(
+                f"Annotated pictures cannot be written into {annotate_into} ({error.strerror})."
+            ) from error
+    return answer
+
+
+def _check_names(files: Iterable[File]) -> None:
+    taken: dict[str, str] = {}
+    for file in files:
+        if file.problem is None and taken.setdefault(file.annotated, file.name) != file.name:
+            raise CannotAnnotate(
+                f"{taken[file.annotated]} and {file.name} would be annotated under the same name, {file.annotated}: "
+                "do them one after the other."
+            )
