@@ -1,6 +1,7 @@
 """What MkDocs fills into pages: what is known elsewhere in the project is read from there each time, never copied.
 
-A line `{{ name }}` or `{{ name argument; argument }}` of a page stands for what the function of that name returns.
+A line `{{ name }}` or `{{ name argument; argument }}` of a page stands for what the function of that name returns,
+indented like it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import typer
@@ -43,19 +45,19 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """The page with all that is filled in; a name that there is none of fails the build."""
     # Else the cards' tables in there would stay as they are.
     markdown = markdown.replace("<details>", "<details markdown>")
-    markdown = re.sub(r"^\{\{ (\w+) ?(.*?) \}\}$", _filled_in, markdown, flags=re.MULTILINE)
-    # In narrow cells of tables, an interval such as (4.52-4.92) stays in one piece.
+    markdown = re.sub(r"^( *)\{\{ (\w+) ?(.*?) \}\}$", _filled_in, markdown, flags=re.MULTILINE)
+    # In narrow cells of tables, an interval such as 4.52-4.92 stays in one piece.
     return re.sub(
         r"^\|.*",
-        lambda row: re.sub(r"\(([\d.%]+)-([\d.%]+)\)", "(\\1\u2011\\2)", row[0]),
+        lambda row: re.sub(r"(?<![`\w])([\d.%]+)-([\d.%]+)(?![`\w])", "\\1\u2011\\2", row[0]),
         markdown,
         flags=re.M,
     )
 
 
 def _filled_in(place: re.Match[str]) -> str:
-    arguments = place[2].split("; ") if place[2] else []
-    return PARTS[place[1]](*arguments)
+    arguments = place[3].split("; ") if place[3] else []
+    return indent(PARTS[place[2]](*arguments), place[1])
 
 
 def settings() -> str:
@@ -66,6 +68,12 @@ def settings() -> str:
         # In one cell: a telephone has no room for three.
         rows.append((f"`{ENV_PREFIX}{name.upper()}`" + (default and f"<br>{default}"), field.description))
     return table(("variable, default", "meaning"), rows)
+
+
+def file(path: str) -> str:
+    """A file of the project, as it is."""
+    language = {".mjs": "js", ".py": "python", ".sh": "sh"}[Path(path).suffix]
+    return f"```{language}\n{(ROOT / path).read_text()}```"
 
 
 def console(command: str) -> str:
@@ -178,5 +186,5 @@ def card(model_id: str, heading: str) -> str:
 
 PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
-    for part in (answer, card, commands, console, docstring, models, problem_types, routes, settings)
+    for part in (answer, card, commands, console, docstring, file, models, problem_types, routes, settings)
 }

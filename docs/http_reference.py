@@ -14,6 +14,8 @@ from app.api import problems
 from app.main import create_app
 from app.settings import Settings
 
+_FILE = {"type": "string", "format": "binary"}
+
 
 def problem_types() -> str:
     """Every kind of problem, with a detail that it may come with: what was wrong, and what to do."""
@@ -72,12 +74,12 @@ def _answers(responses: dict[str, Any], schemas: dict[str, Any]) -> str:
     """A route's answers: an example and the fields of the good one, and the problems by status."""
     (good,) = responses["200"]["content"].items()
     media_type, content = good
-    schema = _resolved(content.get("schema", {}), schemas)
-    example = content.get("example", schema.get("example"))
+    schema = content.get("schema", {})
+    example = content.get("example", _choices(schema, schemas)[0].get("example"))
     shown = example if isinstance(example, str) else written(_in_order(example, schema, schemas))
     kind = "json" if media_type == "application/json" else "text"
     parts = [f"200, `{media_type}`:", f"```{kind}\n{shown.strip()}\n```"]
-    fields = list(_fields(schema, schemas))
+    fields = dict.fromkeys(_fields(schema, schemas))
     if fields:
         parts.append(f'??? note "Fields"\n\n{indent(table(("field", "type", "meaning"), fields), "    ")}')
     rows = []
@@ -92,17 +94,19 @@ def _answers(responses: dict[str, Any], schemas: dict[str, Any]) -> str:
 
 def _in_order(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> Any:
     """`value` with its names in the order of the answer's, which the OpenAPI document has by the alphabet."""
-    schema = _resolved(schema, schemas)
     if isinstance(value, list):
         return [_in_order(each, schema.get("items", {}), schemas) for each in value]
     if not isinstance(value, dict):
         return value
-    properties = schema.get("properties", {})
-    names = [
-        *(name for name in properties if name in value),
-        *(name for name in value if name not in properties),
-    ]
-    return {name: _in_order(value[name], properties.get(name, {}), schemas) for name in names}
+    for choice in _choices(schema, schemas):
+        properties = choice.get("properties", {})
+        if value.keys() <= properties.keys():
+            return {
+                name: _in_order(value[name], properties[name], schemas)
+                for name in properties
+                if name in value
+            }
+    return value
 
 
 def written(value: Any) -> str:
@@ -114,35 +118,35 @@ def _fields(
     schema: dict[str, Any], schemas: dict[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, str, str]]:
     """Name, type and meaning of each field of an answer, from the outermost inwards."""
-    for name, field in schema.get("properties", {}).items():
-        inner = _resolved(field, schemas)
-        item = _resolved(inner.get("items", {}), schemas)
-        yield f"`{prefix}{name}`", _values(field), field.get("description") or inner.get("description", "")
-        yield from _fields(inner, schemas, f"{prefix}{name}.")
-        yield from _fields(item, schemas, f"{prefix}{name}[].")
+    for choice in _choices(schema, schemas):
+        for name, field in choice.get("properties", {}).items():
+            about = [field, *_choices(field, schemas)]
+            meaning = next((each["description"] for each in about if "description" in each), "")
+            yield f"`{prefix}{name}`", _values(field), meaning
+            yield from _fields(field, schemas, f"{prefix}{name}.")
+        if "items" in choice:
+            yield from _fields(choice["items"], schemas, f"{prefix.removesuffix('.')}[].")
 
 
-def _resolved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    """What a reference, or the one reference of a choice, stands for."""
-    for each in (schema, *schema.get("anyOf", ()), *schema.get("oneOf", ())):
-        if "$ref" in each:
-            found: dict[str, Any] = schemas[each["$ref"].rpartition("/")[2]]
-            return found
-    return schema
+def _choices(schema: dict[str, Any], schemas: dict[str, Any]) -> list[dict[str, Any]]:
+    """The schema itself or, where it refers to others, those."""
+    choices = [schema, *schema.get("anyOf", ()), *schema.get("oneOf", ())]
+    referred = [schemas[each["$ref"].rpartition("/")[2]] for each in choices if "$ref" in each]
+    return referred or [schema]
 
 
 def _values(schema: dict[str, Any]) -> str:
     """What a value may be, in a few words."""
     for choice in ("anyOf", "oneOf"):
         if choice in schema:
-            return " or ".join(_values(each) for each in schema[choice])
+            return " or ".join(dict.fromkeys(_values(each) for each in schema[choice]))
     if "enum" in schema:
         return ", ".join(code(value) for value in schema["enum"])
     if "$ref" in schema:
         return "object"
-    if schema.get("format") == "binary":
+    if schema == _FILE:
         return "a file"
     if schema["type"] == "array" and "items" in schema:
-        return f"array of {_values(schema['items'])}"
+        return "files" if schema["items"] == _FILE else f"array of {_values(schema['items'])}"
     limits = [f"{schema[key]:g}" for key in ("minimum", "maximum") if key in schema]
     return f"{schema['type']} from {' to '.join(limits)}" if len(limits) == 2 else str(schema["type"])

@@ -89,6 +89,14 @@ def test_every_command_is_described(site: Path) -> None:
             assert f"{program} {command} [OPTIONS]" in said
 
 
+def test_the_programs_of_the_examples_are_shown_as_they_are(site: Path) -> None:
+    said = text(site / "programs.html") + text(site / "library.html")
+    programs = [path for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".mjs", ".sh")]
+    assert len(programs) == 6
+    for program in programs:
+        assert " ".join(program.read_text().split()) in said
+
+
 def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert len(pages) > 12
