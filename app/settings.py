@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     rate_limit: str = Field(
         "",
         description="Requests that each caller may send, as in 60/minute, by key or else by address, to each server "
-        "process; more get 429.",
+        "process; a batch is one, and more get 429.",
     )
     trusted_proxies: str = Field(
         "",

@@ -18,11 +18,16 @@ from app.settings import Settings
 
 
 class GatedService:
-    """The app on a real socket, served by a thread of this process: its workers wait where the gate is shut."""
+    """The app on a real socket, served by a thread of this process: its workers wait where the gate is shut.
+
+    An image may have a gate of its own, in `gates`; `begun` holds those that a worker has come to.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.gate = threading.Event()
         self.gate.set()
+        self.gates: dict[bytes, threading.Event] = {}
+        self.begun: list[bytes] = []
         self._app = create_app(settings)
         self._server = uvicorn.Server(uvicorn.Config(self._app, port=0, log_level="error"))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
@@ -38,8 +43,14 @@ class GatedService:
         load: Load = self._app.state.service.pool.load()
         return load
 
+    def memory(self) -> int:
+        """Bytes that requests still arriving, and batches until they are done, take up."""
+        taken: int = self._app.state.service.arrival_memory.taken
+        return taken
+
     def stop(self) -> None:
-        self.gate.set()
+        for gate in (self.gate, *self.gates.values()):
+            gate.set()
         self._server.should_exit = True
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
@@ -51,9 +62,11 @@ def gated_service(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterat
     gated = GatedService(settings)
 
     class Gated(Predictor):
-        def predict(self, *args: Any, **options: Any) -> Prediction:
-            assert gated.gate.wait(PATIENCE)
-            return super().predict(*args, **options)
+        def predict(self, data: bytes | memoryview, **options: Any) -> Prediction:
+            image = bytes(data)
+            gated.begun.append(image)
+            assert gated.gates.get(image, gated.gate).wait(PATIENCE)
+            return super().predict(data, **options)
 
     monkeypatch.setattr("app.main.Predictor", Gated)
     gated.start()

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.problems import (
-    BATCH_INVALID,
-    BATCH_NOT_MULTIPART,
     BODY_TOO_LARGE,
     IMAGE_MISSING,
     MEDIA_TYPE_UNSUPPORTED,
@@ -26,6 +25,22 @@ from app.api.problems import (
 from app.inference.pool import Overloaded
 
 MAX_BATCH_IMAGES = 32
+
+# In words for a batch.
+BATCH_INVALID = replace(
+    MULTIPART_INVALID,
+    example=f"The multipart body must hold 1 to {MAX_BATCH_IMAGES} file parts named images and nothing else, as "
+    "`curl -F images=@one.jpg -F images=@two.jpg` sends it.",
+)
+BATCH_TOO_LARGE = replace(
+    BODY_TOO_LARGE,
+    example="The batch has more than the 41943040 bytes that are allowed: send fewer images at a time.",
+)
+BATCH_NOT_MULTIPART = replace(
+    MEDIA_TYPE_UNSUPPORTED,
+    example="The body of a batch must be multipart/form-data with file parts named images; POST /predict takes a "
+    "single image as it is.",
+)
 
 # Boundary lines and part headers around the image; real ones take some 200 bytes.
 _MULTIPART_OVERHEAD = 16 * 1024
@@ -110,7 +125,7 @@ def image_too_large(max_bytes: int) -> ApiError:
 
 def _batch_too_large(max_batch_bytes: int) -> ApiError:
     return ApiError(
-        BODY_TOO_LARGE,
+        BATCH_TOO_LARGE,
         f"The batch has more than the {max_batch_bytes} bytes that are allowed: send fewer images at a time.",
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
@@ -11,8 +11,8 @@ from fastapi import APIRouter, Query, Request
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
-from app.api import problems
-from app.api.body import MAX_BATCH_IMAGES, Share, image_too_large, read_batch, read_image
+from app.api import body, problems
+from app.api.body import MAX_BATCH_IMAGES, Share
 from app.api.problems import ApiError
 from app.api.schemas import BatchAnswer, ImagePrediction, ImageProblem, PredictionAnswer, PredictQuery
 from app.api.state import Service, ServiceDependency
@@ -82,7 +82,7 @@ async def predict(
     """Faces come by box area, largest first. An image without faces is answered with an empty list."""
     options = _options(request, query, service)
     with service.pool.admit() as ticket:
-        image = await read_image(request, service.max_bytes, service.arrival_memory)
+        image = await body.read_image(request, service.max_bytes, service.arrival_memory)
         prediction = await _unless_client_leaves(
             request, ticket.run(lambda predictor: predictor.predict(image, **options))
         )
@@ -129,12 +129,12 @@ _NO_FAULT_OF_AN_IMAGE = (
     summary="Estimate age and gender of the faces in several photographs",
     openapi_extra=_BATCH_BODY,
     responses=problems.openapi_responses(
-        problems.BATCH_INVALID,
+        body.BATCH_INVALID,
         problems.UNAUTHORIZED,
         problems.MODEL_UNKNOWN,
         problems.METHOD_NOT_ALLOWED,
-        problems.BATCH_TOO_LARGE,
-        problems.BATCH_NOT_MULTIPART,
+        body.BATCH_TOO_LARGE,
+        body.BATCH_NOT_MULTIPART,
         problems.PARAMETER_INVALID,
         problems.DETECTOR_UNAVAILABLE,
         problems.MODEL_UNAVAILABLE,
@@ -154,7 +154,8 @@ async def predict_batch(
     """
     options = _options(request, query, service)
     with service.pool.admit() as ticket, service.arrival_memory.for_one_request(batch=True) as share:
-        images = await read_batch(request, service.max_batch_bytes, share)
+        images = await body.read_batch(request, service.max_batch_bytes, share)
+        names = [_name(image) for image in images]
         request.state.noted.update(images=len(images))
         outcomes = await _unless_client_leaves(
             request, _each(request, images, service.max_bytes, options, ticket, share)
@@ -168,7 +169,7 @@ async def predict_batch(
     request.state.noted.update(failed=len(failed), faces=sum(len(answer.faces) for answer in found))
     if found:
         request.state.noted.update(detector=found[0].detector)
-    return BatchAnswer(results=[_result(request, *each) for each in zip(images, outcomes, strict=True)])
+    return BatchAnswer(results=[_result(request, *each) for each in zip(names, outcomes, strict=True)])
 
 
 def _options(request: Request, query: PredictQuery, service: Service) -> dict[str, Any]:
@@ -188,18 +189,21 @@ def _observe(request: Request, prediction: Prediction) -> None:
 
 async def _each(
     request: Request,
-    images: Sequence[UploadFile],
+    images: list[UploadFile],
     max_bytes: int,
     options: dict[str, Any],
     ticket: Ticket[Predictor],
     share: Share,
 ) -> list[PredictionAnswer | ApiError]:
-    """What comes of each image, whose memory is given back as soon as it has been looked at. Raises Overloaded."""
+    """What comes of each of `images`, which are taken out of that list. Raises Overloaded.
+
+    The memory of each is given back as soon as it has been looked at.
+    """
 
     def look_at(image: UploadFile, predictor: Predictor) -> Prediction | ApiError:
         try:
             if (image.size or 0) > max_bytes:
-                return image_too_large(max_bytes)
+                return body.image_too_large(max_bytes)
             return predictor.predict(image.file.read(), **options)
         except Exception as error:  # is answered here: what it holds of the image shall not stay
             return problems.as_api_error(error, request)
@@ -207,30 +211,34 @@ async def _each(
             image.file.close()
 
     async def outcome(
-        image: UploadFile, looking: asyncio.Future[Prediction | ApiError]
+        size: int, looking: asyncio.Future[Prediction | ApiError]
     ) -> PredictionAnswer | ApiError:
         try:
             seen = await looking
         except Overloaded as error:
-            image.file.close()
             seen = problems.as_api_error(error, request)
-        share.give_back(image.size or 0)
+        share.give_back(size)
         if isinstance(seen, ApiError):
             return seen
         _observe(request, seen)
         return PredictionAnswer.of(seen)
 
+    sizes = [image.size or 0 for image in images]
     looking = ticket.submit(partial(look_at, image) for image in images)
+    images.clear()  # now the pool alone has them: what it is done with, or drops, is gone
     async with asyncio.TaskGroup() as group:
-        outcomes = [group.create_task(outcome(*each)) for each in zip(images, looking, strict=True)]
+        outcomes = [group.create_task(outcome(*each)) for each in zip(sizes, looking, strict=True)]
     return [task.result() for task in outcomes]
 
 
-def _result(
-    request: Request, image: UploadFile, outcome: PredictionAnswer | ApiError
-) -> ImagePrediction | ImageProblem:
+def _name(image: UploadFile) -> str:
     # A charset can make of bytes what no UTF-8 can say.
-    filename = (image.filename or "").encode(errors="replace").decode()
+    return (image.filename or "").encode(errors="replace").decode()
+
+
+def _result(
+    request: Request, filename: str, outcome: PredictionAnswer | ApiError
+) -> ImagePrediction | ImageProblem:
     if isinstance(outcome, ApiError):
         return ImageProblem(filename=filename, error=problems.problem_of(outcome, request))
     return ImagePrediction(filename=filename, prediction=outcome)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -85,20 +85,6 @@ MEDIA_TYPE_UNSUPPORTED = Kind(
     415,
     "Content type not supported",
     "The body must be multipart/form-data, or an image with a Content-Type such as image/jpeg.",
-)
-BATCH_INVALID = replace(
-    MULTIPART_INVALID,
-    example="The multipart body must hold 1 to 32 file parts named images and nothing else, as "
-    "`curl -F images=@one.jpg -F images=@two.jpg` sends it.",
-)
-BATCH_TOO_LARGE = replace(
-    BODY_TOO_LARGE,
-    example="The batch has more than the 41943040 bytes that are allowed: send fewer images at a time.",
-)
-BATCH_NOT_MULTIPART = replace(
-    MEDIA_TYPE_UNSUPPORTED,
-    example="The body of a batch must be multipart/form-data with file parts named images; POST /predict takes a "
-    "single image as it is.",
 )
 PARAMETER_INVALID = Kind(
     "parameter-invalid",

@@ -52,8 +52,9 @@ def bodies(described: dict[str, Any]) -> list[tuple[str, dict[str, Any], list[An
     return found
 
 
-def test_predict_names_every_status_that_it_may_answer_with(document: dict[str, Any]) -> None:
-    responses = document["paths"]["/predict"]["post"]["responses"]
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_predictions_name_every_status_that_they_may_answer_with(document: dict[str, Any], path: str) -> None:
+    responses = document["paths"][path]["post"]["responses"]
     assert set(responses) == {"200", "400", "401", "404", "405", "413", "415", "422", "429", "500", "503"}
     for status in ("429", "503"):
         assert "Retry-After" in responses[status]["headers"]
@@ -100,6 +101,19 @@ def test_every_problem_has_a_type_of_its_own_under_predict(document: dict[str, A
         "shutting-down",
         "unauthorized",
     ]
+
+
+def test_errors_of_a_batch_are_shown_in_words_for_one(document: dict[str, Any]) -> None:
+    responses = document["paths"]["/predict/batch"]["post"]["responses"]
+    details = {
+        status: example["detail"]
+        for status in ("400", "413", "415")
+        for _, _, examples in bodies(responses[status])
+        for example in examples
+    }
+    assert "1 to 32 file parts named images" in details["400"]
+    assert details["413"].startswith("The batch has more than the 41943040 bytes")
+    assert details["415"].startswith("The body of a batch must be multipart/form-data")
 
 
 def test_every_example_is_valid_by_its_schema(document: dict[str, Any]) -> None:
@@ -158,4 +172,5 @@ def test_whatever_is_sent_the_answer_is_one_that_is_described(
         with contextlib.suppress(Unsatisfiable):  # what takes nothing cannot be given anything wrong
             ask(statuses=statuses)
     assert answered.keys() == operations(described.raw_schema).keys()
-    assert answered["POST /predict"] >= among_answers
+    for predict in ("POST /predict", "POST /predict/batch"):
+        assert answered[predict] >= among_answers, predict

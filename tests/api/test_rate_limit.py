@@ -29,7 +29,11 @@ def check_limited(answer: httpx.Response, path: str) -> None:
 def limited_server(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
     """Three requests an hour for each key, and a key for each test."""
     with serving(
-        models_folder, empty_cache, "--workers=1", "--rate-limit=3/hour", AGEGENDER_API_KEYS="one,two,three"
+        models_folder,
+        empty_cache,
+        "--workers=1",
+        "--rate-limit=3/hour",
+        AGEGENDER_API_KEYS="one,two,three,four",
     ) as running:
         yield running
 
@@ -44,6 +48,19 @@ def test_all_requests_of_a_key_count_together_and_those_of_others_apart(limited_
         check_limited(client.get("/models", headers=key), "/models")
         check_limited(client.post("/predict", content=IMAGE, headers=image), "/predict")
     assert client.get("/models", headers={"X-API-Key": "two"}).status_code == 200
+
+
+def test_a_batch_is_one_request(limited_server: Server) -> None:
+    files = 4 * [("images", ("photo.png", IMAGE))]
+    for _ in range(3):
+        answer = limited_server.client.post(
+            "/predict/batch?detector=none", files=files, headers={"X-API-Key": "four"}
+        )
+        assert answer.status_code == 200
+    check_limited(
+        limited_server.client.post("/predict/batch", files=files, headers={"X-API-Key": "four"}),
+        "/predict/batch",
+    )
 
 
 def test_without_a_key_nothing_is_counted(limited_server: Server) -> None:

@@ -45,16 +45,19 @@ class Collector:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def spans(self) -> dict[str, Any]:
-        """By name."""
+    def every_span(self) -> list[Any]:
         requests = [ExportTraceServiceRequest.FromString(body) for body in self.bodies]
-        return {
-            span.name: span
+        return [
+            span
             for request in requests
             for resource in request.resource_spans
             for scope in resource.scope_spans
             for span in scope.spans
-        }
+        ]
+
+    def spans(self) -> dict[str, Any]:
+        """By name."""
+        return {span.name: span for span in self.every_span()}
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -107,6 +110,28 @@ def test_a_request_is_a_span_of_its_callers_trace_and_its_stages_lie_inside(
         milliseconds = (end - span.start_time_unix_nano) / 1e6
         assert milliseconds == pytest.approx(timings[stage], abs=0.006)  # answers have two decimals
     assert end <= request.end_time_unix_nano
+    assert not any(b"my-face" in body for body in collector.bodies)
+
+
+def test_each_image_of_a_batch_has_its_stages_in_the_span_of_the_request(
+    collector: Collector, models_folder: Path
+) -> None:
+    async def ask(_: FastAPI, client: httpx.AsyncClient) -> None:
+        images = [ASTRONAUT.read_bytes(), b"this is no image", ASTRONAUT.read_bytes()]
+        answer = await client.post(
+            "/predict/batch", files=[("images", ("my-face.jpg", image)) for image in images]
+        )
+        assert answer.status_code == 200
+
+    in_process(Settings(models=models_folder, workers=2, traces=True), ask)
+    spans = collector.every_span()
+    (request,) = [span for span in spans if span.name == "POST /predict/batch"]
+    stages = [span for span in spans if span is not request]
+    assert sorted(span.name for span in stages) == 2 * ["decode"] + 2 * ["detect"] + 2 * ["predict"]
+    for span in stages:
+        assert span.parent_span_id == request.span_id
+        assert request.start_time_unix_nano <= span.start_time_unix_nano
+        assert span.end_time_unix_nano <= request.end_time_unix_nano
     assert not any(b"my-face" in body for body in collector.bodies)
 
 

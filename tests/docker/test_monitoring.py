@@ -121,6 +121,14 @@ CASES: dict[str, tuple[dict[str, str], set[str]]] = {
     ),
     "one failed": ({'agegender_requests_total{route="/predict", status="500"}': "_x8 1x12"}, {FAILS}),
     "one more failed": ({'agegender_requests_total{route="/predict", status="500"}': "1x8 2x12"}, {FAILS}),
+    "an image of a batch failed": ({'agegender_batch_errors_total{status="500"}': "0x8 1x12"}, {FAILS}),
+    "images of batches were no images": (
+        {
+            'agegender_batch_errors_total{status="500"}': "0x20",
+            'agegender_batch_errors_total{status="400"}': "0+9x20",
+        },
+        set(),
+    ),
     "they failed long ago": ({'agegender_requests_total{route="/predict", status="500"}': "7x20"}, set()),
 }
 

@@ -58,6 +58,15 @@ def send_everything(server: Server) -> list[tuple[int, str]]:
         client.post("/predict?detector=haar", files={"image": (NAME, content, "image/jpeg")})
         for content in (PHOTOGRAPH, PHOTOGRAPH[:20_000], b"this is no image", bytes(11 * 2**20))
     ]
+    in_a_batch = [
+        client.post(
+            "/predict/batch?detector=haar",
+            files=[
+                (part, (NAME, content, "image/jpeg")) for content in (PHOTOGRAPH, b"no image", PHOTOGRAPH)
+            ],
+        )
+        for part in ("images", NAME)
+    ]
     others = [
         client.post("/predict?detector=haar", content=PHOTOGRAPH, headers={"Content-Type": "image/jpeg"}),
         client.post("/predict", files={NAME: (NAME, b"", "image/jpeg")}),
@@ -66,7 +75,7 @@ def send_everything(server: Server) -> list[tuple[int, str]]:
         client.put(f"/predict/{NAME}", content=PHOTOGRAPH),  # as `curl -T` sends it
         client.post("/predict", content=PHOTOGRAPH, headers={"Content-Type": f"text/{NAME}"}),
     ]
-    return [(answer.status_code, answer.text) for answer in in_a_form + others]
+    return [(answer.status_code, answer.text) for answer in in_a_form + in_a_batch + others]
 
 
 def test_no_file_is_made_or_written_to(watched_server: Server, folders: dict[str, Path]) -> None:
@@ -80,13 +89,17 @@ def test_no_file_is_made_or_written_to(watched_server: Server, folders: dict[str
     resource.prlimit(watched_server.process.pid, resource.RLIMIT_FSIZE, (0, most))
     try:
         uploads = [
-            Upload(watched_server, length=len(PHOTOGRAPH), query="?detector=haar", content_type=content_type)
-            for content_type in ("image/jpeg", "multipart/form-data; boundary=b")
+            Upload(watched_server, path=path, length=len(PHOTOGRAPH), content_type=content_type)
+            for path, content_type in (
+                ("/predict", "image/jpeg"),
+                ("/predict", "multipart/form-data; boundary=b"),
+                ("/predict/batch", "multipart/form-data; boundary=b"),
+            )
         ]
         for upload in uploads:
             upload.send(PHOTOGRAPH[:-1])
         assert [status for status, _ in send_everything(watched_server)] == [
-            200, 400, 400, 413, 200, 400, 422, 404, 404, 415,
+            200, 400, 400, 413, 200, 400, 200, 400, 422, 404, 404, 415,
         ]  # fmt: skip
         assert files_open_for_writing(watched_server) == inherited
         assert files() == before
@@ -97,15 +110,17 @@ def test_no_file_is_made_or_written_to(watched_server: Server, folders: dict[str
     assert files() == before
 
 
-def test_no_file_name_and_no_query_reaches_answers_log_or_metrics(watched_server: Server) -> None:
+def test_file_names_and_queries_reach_neither_log_nor_metrics(
+    watched_server: Server,
+) -> None:
     answers = send_everything(watched_server)
     last = watched_server.client.get("/health/live").headers["x-request-id"]
     watched_server.request_line(last)
     logged = watched_server.log()
     assert "marked-name" not in logged
     assert "marked-name" not in watched_server.client.get("/metrics").text
-    # An answer names the path that was asked for, and nothing else of what came.
-    assert [status for status, text in answers if "marked-name" in text] == [404]
+    # An answer names the path that was asked for, that of a batch its files, and nothing else of what came.
+    assert [status for status, text in answers if "marked-name" in text] == [200, 404]
     # Nor anything else of an image: a line is too short for that.
     assert max(len(line) for line in logged.splitlines()) < 400
 

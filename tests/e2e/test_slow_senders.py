@@ -24,6 +24,9 @@ UNFINISHED = {
     "half a chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\nff\r\nhalf",
     "half a part": b"POST /predict HTTP/1.1\r\nHost: service\r\nContent-Length: 1000\r\n"
     b'Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\nContent-Disposition: form-data; name="im',
+    "half a batch": b"POST /predict/batch HTTP/1.1\r\nHost: service\r\nContent-Length: 1000\r\n"
+    b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+    b'--b\r\nContent-Disposition: form-data; name="images"; filename="p"\r\n\r\n' + IMAGE + b"\r\n--b\r\n",
 }
 
 
