@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Self, TypeVar, Unpack
 
 import httpx
 from pydantic import BaseModel
 
-from app.api.schemas import ModelsAnswer, PredictionAnswer
+from app.api.schemas import BatchAnswer, ModelsAnswer, PredictionAnswer
 from app.client.errors import ProblemError
-from app.client.exchange import MODELS, READY, Question, Tries, connection, is_ready, prediction_of
+from app.client.exchange import (
+    MODELS,
+    READY,
+    Question,
+    Tries,
+    batch_of,
+    connection,
+    is_ready,
+    prediction_of,
+)
 from app.inputs import Channels, Options, Photograph
 
 A = TypeVar("A", bound=BaseModel)
@@ -40,6 +50,20 @@ class Client:
         there is nothing to send.
         """
         return self._ask(prediction_of(photograph, channels, options))
+
+    def predict_batch(
+        self,
+        photographs: Sequence[Photograph],
+        *,
+        channels: Channels | None = None,
+        **options: Unpack[Options],
+    ) -> BatchAnswer:
+        """The same of up to 32 photographs in one request: a prediction or a problem for each, in their order.
+
+        A problem of status 503 is one of the moment, of an image that was not begun: send that again. Raises as
+        `predict` does where all of them fail alike.
+        """
+        return self._ask(batch_of(photographs, channels, options))
 
     def models(self) -> ModelsAnswer:
         """The models of the service and their measured figures. Raises AgeGenderError."""
@@ -86,6 +110,16 @@ class AsyncClient:
     ) -> PredictionAnswer:
         """See `Client.predict`."""
         return await self._ask(await asyncio.to_thread(prediction_of, photograph, channels, options))
+
+    async def predict_batch(
+        self,
+        photographs: Sequence[Photograph],
+        *,
+        channels: Channels | None = None,
+        **options: Unpack[Options],
+    ) -> BatchAnswer:
+        """See `Client.predict_batch`."""
+        return await self._ask(await asyncio.to_thread(batch_of, photographs, channels, options))
 
     async def models(self) -> ModelsAnswer:
         """See `Client.models`."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import email.utils
+import os
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from app.api.schemas import HealthAnswer, ModelsAnswer, PredictionAnswer
+from app.api.schemas import BatchAnswer, HealthAnswer, ModelsAnswer, PredictionAnswer
 from app.client.errors import BY_TYPE, AddressInvalid, AgeGenderError, NoAnswer, ProblemError, TimedOut
 from app.inputs import Channels, Options, Photograph, file_or_pixels
 
@@ -80,6 +82,26 @@ def prediction_of(
     headers = {"Content-Type": "application/octet-stream"}
     content = {"content": _file(photograph, channels), "headers": headers, "params": _query(options)}
     return Question(PredictionAnswer, "POST", "/predict", content)
+
+
+def batch_of(
+    photographs: Sequence[Photograph], channels: Channels | None, options: Options
+) -> Question[BatchAnswer]:
+    """What asks for predictions of several. Raises OSError, ValueError or TypeError, as `file_or_pixels` does."""
+    if not photographs:
+        raise ValueError("There is no photograph in this batch.")
+    parts = [
+        ("images", (_name(photograph, number), _file(photograph, channels)))
+        for number, photograph in enumerate(photographs, 1)
+    ]
+    return Question(BatchAnswer, "POST", "/predict/batch", {"files": parts, "params": _query(options)})
+
+
+def _name(photograph: Photograph, number: int) -> str:
+    if not isinstance(photograph, str | os.PathLike):
+        return f"photograph {number}"
+    # A name may hold bytes that are no letters, which no header can.
+    return os.path.basename(photograph).encode(errors="replace").decode()
 
 
 def _query(options: Options) -> dict[str, Any]:

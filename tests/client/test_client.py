@@ -8,6 +8,7 @@ import email.utils
 import http.server
 import inspect
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -34,7 +35,7 @@ from helpers import (
 from app import client as package
 from app.api import problems
 from app.api.problems import Kind, problem_response
-from app.api.schemas import ModelsAnswer, PredictionAnswer
+from app.api.schemas import BatchAnswer, ImagePrediction, ImageProblem, ModelsAnswer, PredictionAnswer
 from app.client import AsyncClient, Client, NoAnswer, ProblemError, TimedOut, errors
 from app.settings import Settings
 
@@ -104,6 +105,48 @@ def test_options_reach_the_service(ask: Ask, server: Server) -> None:
     assert ask(server.url, "predict", both, model=None, min_confidence=None).model == "age_gender_B"
     whole = ask(server.url, "predict", GRACE_HOPPER, detector="none")
     assert whole.faces[0].confidence is None
+
+
+def test_a_batch_has_a_prediction_or_a_problem_for_each_in_order(
+    ask: Ask, server: Server, tmp_path: Path
+) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path / "gr\u00fcn") + b"\xff.png"))
+    odd.write_bytes(png(grey()))
+    batch = [ASTRONAUT, b"no image", cv2.imread(str(GRACE_HOPPER)), str(odd)]
+    answer = ask(server.url, "predict_batch", batch, channels="BGR", detector="haar", model="age_gender_A")
+    assert isinstance(answer, BatchAnswer)
+    first, broken, second, last = answer.results
+    for result, photograph in ((first, ASTRONAUT), (second, GRACE_HOPPER)):
+        assert isinstance(result, ImagePrediction)
+        served = server.predict(
+            png(cv2.imread(str(photograph))), detector="haar", model="age_gender_A"
+        ).json()
+        assert said(result.prediction) == without_timings(served)
+    assert isinstance(broken, ImageProblem)
+    assert (broken.error.type, broken.error.status) == ("/problems/image-unreadable", 400)
+    names = [result.filename for result in (first, broken, second, last)]
+    assert names == ["astronaut.jpg", "photograph 2", "photograph 3", "gr\u00fcn?.png"]
+
+
+def test_a_batch_that_cannot_be_one_is_an_exception(ask: Ask, server: Server) -> None:
+    with pytest.raises(package.MultipartInvalid, match="1 to 32 file parts"):
+        ask(server.url, "predict_batch", [b"any"] * 33)
+    with pytest.raises(package.ModelUnknown):
+        ask(server.url, "predict_batch", [ASTRONAUT], model="age_gender_Z")
+    with pytest.raises(ValueError, match="no photograph in this batch"):
+        ask(server.url, "predict_batch", [])
+    with pytest.raises(FileNotFoundError):
+        ask(server.url, "predict_batch", [ASTRONAUT, "nowhere.jpg"])
+
+
+def test_a_batch_is_repeated_too(ask: Ask) -> None:
+    example = json.dumps(BatchAnswer.model_json_schema()["example"]).encode()
+    with answering(refusal(problems.OVERLOADED, **SOON), (200, {}, example)) as canned:
+        results = ask(canned.url, "predict_batch", [b"one", b"two"]).results
+    assert [type(result) for result in results] == [ImagePrediction, ImageProblem]
+    for body in canned.bodies:
+        assert body.index(b"one") < body.index(b"two")
+    assert len(canned.bodies) == 2
 
 
 def test_models_and_readiness(ask: Ask, server: Server) -> None:
