@@ -79,7 +79,7 @@ def test_models_that_cannot_be_served_are_wrong(tmp_path: Path, empty_cache: Pat
         file.write(b"\0")
     _, findings = examine(empty_cache, tmp_path, AGEGENDER_YUNET_PATH="nowhere.onnx")
     assert found(findings, "is not the file that age_gender_A.json describes")[0] == "wrong"
-    assert found(findings, "The detector file nowhere.onnx cannot be read")[0] == "wrong"
+    assert found(findings, "YuNet's file nowhere.onnx cannot be read")[0] == "wrong"
 
 
 def test_a_port_is_free_or_this_service_s_own_or_taken(

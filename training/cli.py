@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
 
 import typer
 from rich.console import Console
@@ -30,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Make the age-and-gender models from UTKFace.",
+    help="Make the age-and-gender models from UTKFace and FairFace.",
 )
 out = Console()
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -78,10 +78,18 @@ def _in_one_sentence(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except (TrainingError, DetectorFileError, ModelsInvalid, ModelUnavailable, UnknownModel) as error:
-            err.print(f"agegender-train: {error}", markup=False)
-            raise typer.Exit(1) from error
+            _fail(error)
+        except OSError as error:
+            if error.filename is None:  # no file that somebody named
+                raise
+            _fail(f"{error.filename} cannot be used ({error.strerror}): check its path and rights.")
 
     return guarded
+
+
+def _fail(message: object) -> NoReturn:
+    err.print(f"agegender-train: {message}", markup=False)
+    raise typer.Exit(1)
 
 
 @app.command()
@@ -93,7 +101,7 @@ def prepare(
         Path | None,
         typer.Option(
             envvar=YUNET_VARIABLE,
-            help="YuNet's model file, to crop FairFace with; by default what `agegender fetch-detector` stored.",
+            help="YuNet's file, to crop FairFace with; by default what `agegender fetch-detector` stored.",
         ),
     ] = None,
     cache: CacheOption = DEFAULT_CACHE,
@@ -262,7 +270,7 @@ def evaluate_service(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     yunet: Annotated[
         Path | None,
-        typer.Option(envvar=YUNET_VARIABLE, help="YuNet's model file, for the one that is started."),
+        typer.Option(envvar=YUNET_VARIABLE, help="YuNet's file, for the one that is started."),
     ] = None,
     cache: CacheOption = DEFAULT_CACHE,
     models: ModelsOption = DEFAULT_MODELS,
@@ -292,12 +300,12 @@ def evaluate_service(
 @_in_one_sentence
 def template(
     utkface: UtkFaceOption,
-    yunet: Annotated[Path, typer.Option(envvar=YUNET_VARIABLE, help="YuNet's model file.")],
+    yunet: Annotated[Path, typer.Option(envvar=YUNET_VARIABLE, help="YuNet's file.")],
 ) -> None:
     """Measure where the detectors put a face on UTKFace's chips: the constants of `app/vision/align.py`."""
     from training.template import measure_template
 
-    out.print(measure_template(utkface, YuNet(yunet), Haar()), highlight=False, soft_wrap=True)
+    out.print(str(measure_template(utkface, YuNet(yunet), Haar())), highlight=False, soft_wrap=True)
 
 
 def _run(runs: Path, model_id: ModelId) -> Path:

@@ -247,7 +247,7 @@ _MODEL: dict[str, Any] = {
 
 
 class ModelAnswer(BaseModel):
-    """A model variant: what it is, what it learned from, and how well it did on faces it had never seen."""
+    """A model: what it is, what it learned from, and how well it did on faces it had never seen."""
 
     model_config = ConfigDict(json_schema_extra={"example": _MODEL})
 

@@ -89,7 +89,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DetectorFileError(f"The detector file {path} cannot be read ({error.strerror}).") from error
+        raise DetectorFileError(
+            f"YuNet's file {path} cannot be read ({error.strerror}): check its path and rights."
+        ) from error
 
 
 def _checked(data: bytes, name: str) -> None:

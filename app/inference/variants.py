@@ -78,7 +78,7 @@ def load_catalogue(folder: Path) -> Catalogue:
     except FileNotFoundError:
         raise ModelsInvalid(
             f"There is no models folder {folder.absolute()}: name the one that holds the models (ID.onnx and ID.json "
-            "each) by AGEGENDER_MODELS."
+            "each) by --models or AGEGENDER_MODELS."
         ) from None
     except OSError as error:
         raise ModelsInvalid(
@@ -89,7 +89,7 @@ def load_catalogue(folder: Path) -> Catalogue:
         stem, _, suffix = name.rpartition(".")
         if suffix in ("onnx", "keras") and stem not in ids:
             raise ModelsInvalid(
-                f"{folder / name} has no {stem}.json beside it: export the model again, or remove the file."
+                f"{folder / name} has no {stem}.json beside it: export the model anew, or remove the file."
             )
     if not ids:
         raise ModelsInvalid(f"The models folder {folder} is empty: put a model (ID.onnx and ID.json) there.")

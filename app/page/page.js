@@ -504,11 +504,11 @@ document.ondragleave = (event) => {
 document.ondrop = (event) => {
   event.preventDefault();
   $("#intake").classList.remove("over");
-  take(event.dataTransfer.files, "What you dropped is no file. Save the picture first, then drop the file.");
+  take(event.dataTransfer.files, "What you dropped is no file. Save the photograph first, then drop that file.");
 };
 document.onpaste = (event) => {
   if (event.target.matches("input")) return;
-  take(event.clipboardData.files, "There is no picture to paste. Copy one first.");
+  take(event.clipboardData.files, "There is no photograph to paste. Copy one first.");
 };
 
 function take(files, otherwise) {

@@ -211,7 +211,7 @@ def test_takes_photographs_that_are_pasted(page: Page, server: Server) -> None:
     expect(status(page)).to_have_text("1 photograph done, 1 face found")
     page.evaluate("navigator.clipboard.writeText('words')")
     page.keyboard.press("Control+V")
-    expect(page.get_by_role("alert")).to_have_text("There is no picture to paste. Copy one first.")
+    expect(page.get_by_role("alert")).to_have_text("There is no photograph to paste. Copy one first.")
 
 
 def test_takes_a_photograph_with_the_camera_and_lets_go_of_it(page: Page, server: Server) -> None:

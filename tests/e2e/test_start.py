@@ -79,7 +79,7 @@ def test_a_models_folder_that_is_not_there(tmp_path: Path, empty_cache: Path) ->
     said = fail_to_start(empty_cache, AGEGENDER_MODELS=str(tmp_path / "nowhere"))
     assert said == (
         f"There is no models folder {tmp_path}/nowhere: name the one that holds the models (ID.onnx and ID.json each) "
-        "by AGEGENDER_MODELS."
+        "by --models or AGEGENDER_MODELS."
     )
 
 
@@ -94,7 +94,10 @@ def test_a_default_model_that_is_not_there(models_folder: Path, empty_cache: Pat
     ("path", "said"),
     [
         (str(ASTRONAUT), " is not the published YuNet (its SHA-256 differs) and was refused:"),
-        ("nowhere.onnx", "The detector file nowhere.onnx cannot be read (No such file or directory)."),
+        (
+            "nowhere.onnx",
+            "YuNet's file nowhere.onnx cannot be read (No such file or directory): check its path and rights.",
+        ),
     ],
     ids=["another file", "no file"],
 )
