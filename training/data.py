@@ -6,6 +6,7 @@ import hashlib
 import math
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -207,8 +208,13 @@ def as_folder(path: Path) -> Iterator[Path]:
         try:
             with tarfile.open(path) as archive:
                 archive.extractall(folder, filter="data")
-        except (OSError, EOFError, tarfile.TarError) as error:
+        except (EOFError, tarfile.TarError, zlib.error) as error:
             raise TrainingError(
-                f"{path} cannot be unpacked ({error}): name the data set's folder or its archive as downloaded."
+                f"{path} is no archive, or not a whole one: name the data set's folder or its archive as downloaded."
+            ) from error
+        except OSError as error:
+            raise TrainingError(
+                f"{path} cannot be unpacked ({error.strerror or error}): name the data set's folder or its archive as "
+                "downloaded."
             ) from error
         yield Path(folder)

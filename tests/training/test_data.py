@@ -87,7 +87,7 @@ def test_what_cannot_be_prepared_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="cannot be unpacked"):
         data.prepare(tmp_path / "cache", tmp_path / "nowhere.tar.gz")
     (tmp_path / "cut.tar.gz").write_bytes(b"\x1f\x8b\x08\x00 no archive")
-    with pytest.raises(TrainingError, match="cannot be unpacked"):
+    with pytest.raises(TrainingError, match="is no archive, or not a whole one"):
         data.prepare(tmp_path / "cache", tmp_path / "cut.tar.gz")
     (tmp_path / "empty").mkdir()
     with pytest.raises(TrainingError, match="holds no usable face"):

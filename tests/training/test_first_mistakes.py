@@ -1,0 +1,83 @@
+"""`agegender-train` as it is run at first: each mistake is one sentence that says what to do."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers import AGEGENDER, ASTRONAUT, PATIENCE, ROOT, environment
+
+
+def fail(tmp_path: Path, cache: Path, *arguments: object, **extra: str) -> str:
+    """Run it in `tmp_path`, where it must fail; the sentence that says why."""
+    ended = subprocess.run(
+        [AGEGENDER.with_name("agegender-train"), *map(str, arguments)],
+        cwd=tmp_path,
+        env=environment(cache, **extra),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    (sentence,) = [line for line in ended.stderr.splitlines() if line.startswith("agegender-train: ")]
+    assert ended.stderr.endswith(f"{sentence}\n")
+    return sentence.removeprefix("agegender-train: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("train", "A"), ("export", "age_gender_A"), ("calibrate", "age_gender_A")],
+    ids=lambda args: args[0],
+)
+def test_without_what_training_needs_it_says_how_to_get_that(
+    tmp_path: Path, empty_cache: Path, arguments: tuple[str, ...]
+) -> None:
+    (tmp_path / "keras.py").write_text("raise ModuleNotFoundError(\"No module named 'keras'\", name='keras')")
+    said = fail(tmp_path, empty_cache, *arguments, PYTHONPATH=str(tmp_path))
+    assert said == "keras is not installed: run `make env-train` first."
+
+
+@pytest.mark.parametrize(
+    ("utkface", "said"),
+    [
+        (
+            "nowhere",
+            "nowhere cannot be unpacked (No such file or directory): name the data set's folder or its",
+        ),
+        (
+            ROOT / "README.md",
+            "README.md is no archive, or not a whole one: name the data set's folder or its archive",
+        ),
+        (ROOT / "app", "app holds no usable face: is it UTKFace's archive or folder?"),
+    ],
+    ids=["nothing", "no archive", "another folder"],
+)
+def test_what_is_no_data_set_is_said_to_be_none(
+    tmp_path: Path, empty_cache: Path, utkface: object, said: str
+) -> None:
+    pytest.importorskip(
+        "matplotlib", reason="the training job's packages are not installed: `make env-train`"
+    )
+    assert said in fail(tmp_path, empty_cache, "prepare", "--utkface", utkface)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, empty_cache: Path) -> None:
+    pytest.importorskip(
+        "matplotlib", reason="the training job's packages are not installed: `make env-train`"
+    )
+    said = fail(tmp_path, empty_cache, "prepare", "--utkface", ROOT / "app", "--cache", ASTRONAUT / "cache")
+    assert said == f"{ASTRONAUT}/cache cannot be used (Not a directory): check its path and rights."
+
+
+def test_what_comes_before_is_named(tmp_path: Path, empty_cache: Path) -> None:
+    pytest.importorskip(
+        "matplotlib", reason="the training job's packages are not installed: `make env-train`"
+    )
+    assert fail(tmp_path, empty_cache, "evaluate", "age_gender_A").startswith(
+        f"There is no models folder {tmp_path}/models: name the one"
+    )
+    said = fail(tmp_path, empty_cache, "evaluate", "age_gender_A", "--models", ROOT / "models")
+    assert said == "data/cache holds no prepared faces: run `agegender-train prepare` first."
