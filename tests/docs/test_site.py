@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from helpers import ROOT, build_site
+from helpers import ROOT, Server, build_site
 
 from app.api import problems
 from app.main import create_app
@@ -79,10 +79,20 @@ def test_figures_are_those_of_the_models(site: Path) -> None:
             assert (card.parent / picture).is_file()
 
 
+def test_every_metric_and_every_alert_is_explained(site: Path, server: Server) -> None:
+    said = text(site / "production.html")
+    metrics = re.findall(r"^# TYPE (agegender_\w+)(?<!_created) ", server.client.get("/metrics").text, re.MULTILINE)
+    alerts = re.findall(r"alert: (\w+)", (ROOT / "docker/monitoring/alerts.yml").read_text())
+    assert len(metrics) > 8
+    assert len(alerts) >= 3
+    for name in (*metrics, *alerts):
+        assert re.search(rf"\b{name}\b", said), name
+
+
 def test_every_command_is_described(site: Path) -> None:
     said = text(site / "command-line.html")
     for program, commands in (
-        ("agegender", ("serve", "predict", "models", "fetch-detector")),
+        ("agegender", ("serve", "predict", "models", "fetch-detector", "doctor")),
         ("agegender-train", ("prepare", "train", "calibrate", "export", "evaluate", "evaluate-service")),
     ):
         for command in commands:
