@@ -16,7 +16,7 @@ from rich.console import Console
 from app.inference import detector_file
 from app.inference.variants import load_catalogue
 from app.settings import Settings
-from benchmarks import growth, overload, parts, report, service, soak, start, usual_way
+from benchmarks import fairness, growth, overload, parts, report, service, soak, start, usual_way
 from benchmarks.bench import Bench
 from benchmarks.load import Client
 from benchmarks.photographs import ROOT
@@ -34,6 +34,7 @@ class Name(StrEnum):
     START = "start"
     GROWTH = "growth"
     OVERLOAD = "overload"
+    FAIRNESS = "fairness"
     SOAK = "soak"
 
 
@@ -44,6 +45,7 @@ RUN: dict[Name, Callable[[Bench], Report]] = {
     Name.START: start.run,
     Name.GROWTH: growth.run,
     Name.OVERLOAD: overload.run,
+    Name.FAIRNESS: fairness.run,
     Name.SOAK: soak.run,
 }
 

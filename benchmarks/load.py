@@ -97,10 +97,18 @@ def post(path: str, body: bytes, content_type: str = "image/jpeg") -> bytes:
 
 def multipart(path: str, jpeg: bytes) -> bytes:
     """A whole request with `jpeg` as a form's file `image`, as browsers and curl send it."""
-    disposition = b'Content-Disposition: form-data; name="image"; filename="photo.jpg"'
-    part = b"\r\n".join([disposition, b"Content-Type: image/jpeg", b"", jpeg])
-    body = b"--edge\r\n" + part + b"\r\n--edge--\r\n"
-    return post(path, body, "multipart/form-data; boundary=edge")
+    return _form(path, "image", [jpeg])
+
+
+def batch(path: str, jpegs: Sequence[bytes]) -> bytes:
+    """A whole request with `jpegs` as a form's files `images`."""
+    return _form(path, "images", jpegs)
+
+
+def _form(path: str, name: str, jpegs: Sequence[bytes]) -> bytes:
+    disposition = f'Content-Disposition: form-data; name="{name}"; filename="photo.jpg"'.encode()
+    parts = [b"\r\n".join([b"--edge", disposition, b"Content-Type: image/jpeg", b"", jpeg]) for jpeg in jpegs]
+    return post(path, b"\r\n".join([*parts, b"--edge--", b""]), "multipart/form-data; boundary=edge")
 
 
 class Client:

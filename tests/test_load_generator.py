@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import Server, grey, png
 
-from benchmarks.load import LOST, Answers, Client, at_random, evenly, multipart, perfect_queue, post
+from benchmarks.load import LOST, Answers, Client, at_random, batch, evenly, multipart, perfect_queue, post
 
 IMAGE = png(grey(51))
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -94,6 +94,13 @@ def answering(
         thread.join()
         server.close()
         loop.close()
+
+
+def test_a_batch_is_one_that_the_service_takes(server: Server, client: Client) -> None:
+    port = urlsplit(server.url).port
+    requests = [batch("/predict/batch?detector=none", n * [IMAGE]) for n in (1, 32, 33)]
+    answers = client.closed(port, requests, concurrency=1, seconds=0, at_least=3)
+    assert answers.status[:3].tolist() == [200, 200, 400]
 
 
 def test_an_open_load_sends_on_time_though_nothing_is_answered(client: Client) -> None:
