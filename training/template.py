@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
@@ -13,6 +14,9 @@ from app.inference.yunet import YuNet
 from app.vision.align import CHIP_SIZE
 from app.vision.detect import Haar
 from training.data import Summary, _read, as_folder, most_central
+
+_AROUND = CHIP_SIZE // 4
+"""Pixels of border around a chip that Haar is shown."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Template:
     def __str__(self) -> str:
         points = ", ".join(f"({x:.1f}, {y:.1f})" for x, y in self.landmarks)
         box = ", ".join(f"{value:.1f}" for value in self.haar_box)
-        return f"TEMPLATE = np.array([{points}], np.float32)\nHAAR_BOX = ({box})"
+        found = f"# of {self.chips} chips, YuNet found {self.yunet_faces} and Haar {self.haar_faces}"
+        return f"{found}\nTEMPLATE = np.array([{points}], np.float32)\nHAAR_BOX = ({box})"
 
 
 def measure_template(utkface: Path, yunet: YuNet, haar: Haar) -> Template:
@@ -53,9 +58,12 @@ def measure_template(utkface: Path, yunet: YuNet, haar: Haar) -> Template:
             face = most_central(yunet.detect(image), image)
             if face is not None and face.landmarks is not None:
                 landmarks.append(face.landmarks)
-            face = most_central(haar.detect(image), image)
-            if face is not None:
-                boxes.append((face.box.x, face.box.y, face.box.width))
+            # As in a photograph: at the edges of a chip, the larger faces are not found.
+            bordered = cv2.copyMakeBorder(image, _AROUND, _AROUND, _AROUND, _AROUND, cv2.BORDER_REPLICATE)
+            around = np.asarray(bordered, np.uint8)
+            face = most_central(haar.detect(around), around)
+            if face is not None and face.whole is not None:
+                boxes.append((face.whole.x - _AROUND, face.whole.y - _AROUND, face.whole.width))
     if not landmarks or not boxes:
         raise ValueError(f"{utkface} holds no chips with faces: is it UTKFace's archive or folder?")
     return Template(

@@ -24,8 +24,8 @@ CHIP_SIZE = 200
 TEMPLATE = np.array([(58.4, 57.7), (136.5, 58.9), (94.7, 100.2), (62.9, 136.1), (128.7, 137.2)], np.float32)
 """Medians of YuNet's landmarks over chips, (5, 2) x, y in chip pixels, in the order of `LANDMARK_NAMES`."""
 
-HAAR_BOX = (16.0, 4.0, 165.0)
-"""Medians of x, y and side of Haar's box over chips, in chip pixels."""
+HAAR_BOX = (-5.0, -22.0, 207.0)
+"""Medians of x, y and side of Haar's box over chips, in chip pixels, which it reaches beyond."""
 
 # Side of the largest frame, in image pixels: with its corners up it must stay below OpenCV's 32767.
 _MAX_FRAME = 20_000
@@ -37,7 +37,7 @@ def crop_face(image: Image, face: Face) -> NDArray[np.uint8]:
     """The crop of `face` from `image` (height, width, 3) BGR: (128, 128, 3) RGB, black beyond the image."""
     transform = None if face.landmarks is None else similarity_to_template(face.landmarks)
     if transform is None:
-        transform = _box_to_frame(face.box)
+        transform = _box_to_frame(face.whole or face.box)
     return _warp(image, transform)
 
 

@@ -24,6 +24,10 @@ DEFAULT_MAX_SIDE = 640
 # through a logistic curve centred on the weight below which most hits on photographs are no faces.
 HAAR_CENTRE = 1.0
 HAAR_MIN_CONFIDENCE = 0.5
+# The cascade finds only what lies in the image whole, forehead and chin with room around them: of chips, which are all
+# face, the half. With a border of an eighth of their side it found 95 %, and the frames of the others were no longer
+# those of the smallest faces alone.
+_HAAR_BORDER = 1 / 8
 
 
 class Detector(Protocol):
@@ -56,18 +60,24 @@ class Haar:
     def detect(self, image: Image, min_confidence: float | None = None) -> list[Face]:
         """See `Detector.detect`."""
         threshold = HAAR_MIN_CONFIDENCE if min_confidence is None else min_confidence
-        small, scale = shrink(image, self._max_side)
+        small, scale = shrink(image, round(self._max_side / (1 + 2 * _HAAR_BORDER)))
         grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY))
         smallest = max(24, round(0.05 * max(grey.shape)))
+        border = round(_HAAR_BORDER * max(grey.shape))
         boxes, _, weights = self._cascade.detectMultiScale3(
-            grey, scaleFactor=1.1, minNeighbors=5, minSize=(smallest, smallest), outputRejectLevels=True
+            cv2.copyMakeBorder(grey, border, border, border, border, cv2.BORDER_REPLICATE),
+            scaleFactor=1.1,
+            minNeighbors=5,
+            minSize=(smallest, smallest),
+            outputRejectLevels=True,
         )
         faces: list[Face] = []
-        for corners, weight in zip(boxes, np.ravel(weights), strict=True):
+        for corner_and_size, weight in zip(boxes, np.ravel(weights), strict=True):
             confidence = float(1 / (1 + np.exp(HAAR_CENTRE - weight)))
-            box = clip(np.reshape(corners, (2, 2)) / scale, image)
+            whole = (np.reshape(corner_and_size, (2, 2)) - ((border, border), (0, 0))) / scale
+            box = clip(whole, image)
             if box is not None and confidence >= threshold:
-                faces.append(Face(box, confidence))
+                faces.append(Face(box, confidence, whole=Box(*np.rint(whole).astype(int).ravel().tolist())))
         return sorted(faces, key=by_area)
 
 

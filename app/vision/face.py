@@ -32,12 +32,14 @@ class Box:
 class Face:
     """A detected face; `landmarks` is (5, 2) float32 x, y in the order of `LANDMARK_NAMES`, if known.
 
-    Landmarks are not clipped: see `landmark_pixels`.
+    Landmarks are not clipped: see `landmark_pixels`. Where there are none, `whole` is the box as the detector gave
+    it, of which `box` is the part in the image.
     """
 
     box: Box
     confidence: float | None = None
     landmarks: Landmarks | None = None
+    whole: Box | None = None
 
 
 def landmark_pixels(landmarks: Landmarks, width: int, height: int) -> dict[str, tuple[int, int]]:

@@ -215,7 +215,7 @@ def chips(count: int) -> list[np.ndarray]:
         return [decode(file.read()) for file in islice(filter(None, files), count)]
 
 
-@pytest.mark.parametrize(("detector", "most"), [("yunet", 0.08), ("haar", 0.09)])
+@pytest.mark.parametrize(("detector", "most"), [("yunet", 0.08), ("haar", 0.08)])
 def test_a_chip_found_and_aligned_comes_back_as_itself(detector: str, most: float) -> None:
     """Within what the detector's scatter, of some 3 pixels, 3 degrees and 5 % a chip, makes of it."""
     if detector == "yunet" and not YUNET.exists():
@@ -228,7 +228,7 @@ def test_a_chip_found_and_aligned_comes_back_as_itself(detector: str, most: floa
         if found:
             there_and_back = crop_face(chip, found[0]).astype(float)
             differences.append(np.abs(there_and_back - crop_whole(chip))[16:-16, 16:-16].mean() / 255)
-    assert len(differences) >= (0.95 if detector == "yunet" else 0.4) * len(faces)
+    assert len(differences) >= (0.95 if detector == "yunet" else 0.9) * len(faces)
     assert np.mean(differences) < most
 
 

@@ -105,6 +105,18 @@ def test_haar_finds_a_face_of_a_tenth_of_the_longest_side(haar: Haar) -> None:
     assert any(face.box.width == pytest.approx(200, rel=0.25) for face in haar.detect(canvas))
 
 
+def test_haar_finds_a_face_that_fills_the_image_and_says_how_far_it_reaches_beyond(haar: Haar) -> None:
+    image = photograph("astronaut.jpg")
+    (whole,) = haar.detect(image)
+    x, y, side = whole.box.x + 4, whole.box.y + 4, whole.box.width - 8
+    (face,) = haar.detect(image[y : y + side, x : x + side])
+    assert face.whole is not None
+    assert (face.box.x, face.box.y) == (max(0, face.whole.x), max(0, face.whole.y))
+    assert face.box.width <= side
+    assert face.whole.width == pytest.approx(whole.box.width, rel=0.1)  # one step of its scales
+    assert centre(face.whole) + (x, y) == pytest.approx(centre(whole.box), abs=3)
+
+
 def test_results_are_in_pixels_of_the_full_image(yunet: YuNet) -> None:
     """An image of which each pixel became 4x4 is shrunk to itself, so every place is known exactly."""
     image = photograph("astronaut.jpg")
@@ -122,7 +134,8 @@ def test_results_are_in_pixels_of_the_full_image(yunet: YuNet) -> None:
 def test_haar_too_answers_in_pixels_of_the_full_image(haar: Haar) -> None:
     image = photograph("astronaut.jpg")
     (face,) = haar.detect(image)
-    (large,) = Haar(max_side=512).detect(image.repeat(4, axis=0).repeat(4, axis=1))
+    # With an eighth of its side on each, an image of 512 has 640 pixels a side: what Haar may look at.
+    (large,) = Haar(max_side=640).detect(image.repeat(4, axis=0).repeat(4, axis=1))
     assert large.box == Box(*(4 * side for side in (face.box.x, face.box.y, face.box.width, face.box.height)))
 
 
