@@ -114,7 +114,7 @@ def test_haar_finds_a_face_that_fills_the_image_and_says_how_far_it_reaches_beyo
     assert (face.box.x, face.box.y) == (max(0, face.whole.x), max(0, face.whole.y))
     assert face.box.width <= side
     assert face.whole.width == pytest.approx(whole.box.width, rel=0.1)  # one step of its scales
-    assert centre(face.whole) + (x, y) == pytest.approx(centre(whole.box), abs=3)
+    assert np.add(centre(face.whole), (x, y)) == pytest.approx(centre(whole.box), abs=3)
 
 
 def test_results_are_in_pixels_of_the_full_image(yunet: YuNet) -> None:
