@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +21,7 @@ from app.api.observe import Observe
 from app.api.rate_limit import RateLimit, limit_rate
 from app.api.schemas import ModelAnswer, ModelsAnswer, Problem
 from app.api.security import ApiKeys, require_key
+from app.api.shed import Shed
 from app.api.state import Service
 from app.api.traces import Traced, Traces, TracesUnavailable
 from app.inference.detector_file import DetectorFileError
@@ -64,6 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.api_keys = ApiKeys(settings.api_keys)
     app.state.rate_limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
     app.state.metrics = metrics.Metrics()
+    app.add_middleware(Shed, routes=[route for route in predict.router.routes if isinstance(route, APIRoute)])
     _observe(app, settings.cors_origins, settings.traces)
     app.add_middleware(_OneSentence)
     for guarded in (predict.router, models.router):

@@ -117,6 +117,11 @@ class Pool(Generic[W]):
             self._admitted += 1
         return Ticket(self)
 
+    def refuse_if_full(self) -> None:
+        """Raise Overloaded, and count it, where `admit` would for want of a place."""
+        with self._lock:
+            self._refuse_if_full()
+
     def load(self) -> Load:
         """What the pool has to do right now."""
         with self._lock:

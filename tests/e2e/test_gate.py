@@ -58,6 +58,7 @@ def test_when_all_places_are_taken_the_next_ten_are_refused_and_all_that_were_le
             for path in ("/health/live", "/health/ready", "/models"):
                 assert (await client.get(path)).status_code == 200
             metrics = (await client.get("/metrics")).text
+            assert 'agegender_requests_total{route="/predict",status="503"} 10.0' in metrics
             for line in ("refused_total 10.0", "running 2.0", "queue_waiting 3.0", "places 5.0"):
                 assert f"\nagegender_{line}\n" in metrics
             assert not any(request.done() for request in requests)
@@ -68,6 +69,19 @@ def test_when_all_places_are_taken_the_next_ten_are_refused_and_all_that_were_le
                 assert answer.json()["faces"][0]["age"]["years"] == 20
             assert service.load() == Load(admitted=0, waiting=0, running=0, refused=10, timed_out=0)
             assert (await ask(client)).status_code == 200
+
+    asyncio.run(test())
+
+
+def test_a_refusal_comes_before_anything_else_is_looked_at(service: GatedService) -> None:
+    async def test() -> None:
+        async with filled(service) as (client, requests):
+            check_problem(await client.post("/predict?model=nobody&colour=blue"), 503, "overloaded")
+            batch = await client.post("/predict/batch?model=nobody")
+            check_problem(batch, 503, "overloaded", "/predict/batch")
+            service.gate.set()
+            await asyncio.gather(*requests)
+            check_problem(await client.post("/predict?model=nobody"), 404, "model-unknown")
 
     asyncio.run(test())
 
