@@ -9,5 +9,6 @@ for photograph in sys.argv[1:]:
     for face in predictor.predict(photograph).faces:
         age, gender = face.age, face.gender
         print(
-            f"{photograph}: {age.years} years ({age.low}-{age.high}), {gender.label} {gender.probability:.0%}"
+            f"{photograph}: {age.years} years ({age.low}-{age.high}),",
+            f"{gender.label} {gender.probability:.0%}",
         )

@@ -6,5 +6,5 @@ const [photograph, url] = process.argv.slice(2);
 const { faces } = await predict(new Blob([await readFile(photograph)]), url);
 for (const { age, gender } of faces) {
   const percent = Math.round(100 * gender.probability);
-  console.log(`${age.years} years (${age.low}-${age.high}), ${gender.label} ${percent}%`);
+  console.log(`${age.years} years (${age.low}-${age.high}),`, `${gender.label} ${percent}%`);
 }

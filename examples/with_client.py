@@ -17,5 +17,6 @@ with Client(url) as client:
             for face in answer.faces:
                 age, gender = face.age, face.gender
                 print(
-                    f"{photograph}: {age.years} years ({age.low}-{age.high}), {gender.label} {gender.probability:.0%}"
+                    f"{photograph}: {age.years} years ({age.low}-{age.high}),",
+                    f"{gender.label} {gender.probability:.0%}",
                 )
