@@ -16,7 +16,18 @@ from rich.console import Console
 from app.inference import detector_file
 from app.inference.variants import load_catalogue
 from app.settings import Settings
-from benchmarks import fairness, growth, overload, parts, report, service, soak, start, usual_way
+from benchmarks import (
+    fairness,
+    growth,
+    networks,
+    overload,
+    parts,
+    report,
+    service,
+    soak,
+    start,
+    usual_way,
+)
 from benchmarks.bench import Bench
 from benchmarks.load import Client
 from benchmarks.photographs import ROOT
@@ -29,6 +40,7 @@ class Name(StrEnum):
     """The benchmarks."""
 
     PARTS = "parts"
+    NETWORKS = "networks"
     SERVICE = "service"
     USUAL_WAY = "usual_way"
     START = "start"
@@ -40,6 +52,7 @@ class Name(StrEnum):
 
 RUN: dict[Name, Callable[[Bench], Report]] = {
     Name.PARTS: parts.run,
+    Name.NETWORKS: networks.run,
     Name.SERVICE: service.run,
     Name.USUAL_WAY: usual_way.run,
     Name.START: start.run,
