@@ -70,6 +70,21 @@ def test_a_bomb_is_a_problem_that_costs_nothing(server: Server, data: bytes, sta
     assert memory < 50e6
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at a process as only Linux shows it")
+def test_a_batch_of_bombs_costs_no_more(server: Server) -> None:
+    bombs = [*too_many_pixels().values(), *busy_tables().values()]
+    files = [("images", ("bomb", bombs[place % len(bombs)])) for place in range(32)]
+    spent = Spent(server)
+    answer = server.client.post("/predict/batch", files=files)
+    assert answer.status_code == 200
+    statuses = [result["error"]["status"] for result in answer.json()["results"]]
+    of_each = [413] * len(too_many_pixels()) + [400] * len(busy_tables())
+    assert statuses == [of_each[place % len(bombs)] for place in range(32)]
+    seconds, memory = spent.so_far()
+    assert seconds < 5
+    assert memory < 50e6
+
+
 @pytest.mark.parametrize("kind", SMALL)
 def test_a_file_cut_short_at_any_byte_is_a_problem(server: Server, kind: str) -> None:
     data = FILES[kind]
