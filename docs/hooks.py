@@ -34,17 +34,29 @@ MODELS = ROOT / "models"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the model cards with their plots, and the icon of the service's page."""
-    for path in (*MODELS.glob("*.md"), *MODELS.glob("*/*.png")):
-        files.append(File.generated(config, str(path.relative_to(ROOT)), abs_src_path=str(path)))
-    files.append(File.generated(config, "icon.svg", abs_src_path=str(ROOT / "app/page/icon.svg")))
+    """Add what lies elsewhere: the model cards with their plots, the project's own papers, the page's icon."""
+    added = {str(path.relative_to(ROOT)): path for path in (*MODELS.glob("*.md"), *MODELS.glob("*/*.png"))}
+    added |= {name.lower(): ROOT / name for name in ("SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md")}
+    added["icon.svg"] = ROOT / "app/page/icon.svg"
+    for name, path in added.items():
+        files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
+
+
+# Where links of the project's papers lead here.
+_LINKS = {
+    "README.md#command-line": "settings.md",
+    "README.md#what-it-must-not-be-used-for": "privacy.md#what-it-must-not-be-used-for",
+    "SECURITY.md": "security.md",
+    "docs/training.md": "training.md",
+}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """The page with all that is filled in; a name that there is none of fails the build."""
     # Else the cards' tables in there would stay as they are.
     markdown = markdown.replace("<details>", "<details markdown>")
+    markdown = re.sub(r"(?<=\]\()[^)]+", lambda link: _LINKS.get(link[0], link[0]), markdown)
     markdown = re.sub(r"^( *)\{\{ (\w+) ?(.*?) \}\}$", _filled_in, markdown, flags=re.MULTILINE)
     # In narrow cells of tables, an interval such as 4.52-4.92 stays in one piece.
     return re.sub(
