@@ -56,6 +56,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
         usable &= finding.state != "wrong"
         yield finding
     yield _training()
+    if settings.traces:
+        yield _traces()
     yield from _cores(settings)
     if not usable:  # all else needs them
         return
@@ -100,6 +102,18 @@ def _training() -> Finding:
         f"No {', '.join(missing)}, which only training needs: `make env-train` installs that, or "
         "`python -m pip install 'agegender[train]'`."
     )
+
+
+def _traces() -> Finding:
+    try:
+        importlib.import_module("opentelemetry.sdk.trace")
+        importlib.import_module("opentelemetry.exporter.otlp.proto.http")
+    except ImportError:
+        return _wrong(
+            "Traces are on, but OpenTelemetry is not installed: install this package with its extra `traces`, or unset "
+            "AGEGENDER_TRACES."
+        )
+    return _ok("OpenTelemetry, for traces")
 
 
 def _cores(settings: Settings) -> Iterator[Finding]:

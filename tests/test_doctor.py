@@ -111,6 +111,16 @@ def test_a_package_that_is_broken_or_missing_is_a_finding(
     )
 
 
+def test_traces_that_are_on_need_what_sends_them(
+    models_folder: Path, empty_cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "opentelemetry.py").write_text("raise ImportError")
+    _, findings = examine(empty_cache, models_folder, AGEGENDER_TRACES="true", PYTHONPATH=str(tmp_path))
+    state, said = found(findings, "OpenTelemetry is not installed")
+    assert state == "wrong"
+    assert said.endswith("unset AGEGENDER_TRACES.")
+
+
 def test_more_workers_than_cores_are_noted(
     models_folder: Path, empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
