@@ -120,7 +120,8 @@ def docstring(name: str) -> str:
 def commands(program: str) -> str:
     """What `program` can do: each command with its arguments and options. Those of serve are the settings."""
     parts = []
-    for name, command in typer.main.get_command(_PROGRAMS[program]).commands.items():
+    group: Any = typer.main.get_command(_PROGRAMS[program])
+    for name, command in group.commands.items():
         rows = [_parameter(parameter) for parameter in command.params]
         arguments = [name.strip("`") for name, _, _ in rows if not name.startswith("`--")]
         parts += [
