@@ -81,7 +81,9 @@ def test_figures_are_those_of_the_models(site: Path) -> None:
 
 def test_every_metric_and_every_alert_is_explained(site: Path, server: Server) -> None:
     said = text(site / "production.html")
-    metrics = re.findall(r"^# TYPE (agegender_\w+)(?<!_created) ", server.client.get("/metrics").text, re.MULTILINE)
+    metrics = re.findall(
+        r"^# TYPE (agegender_\w+)(?<!_created) ", server.client.get("/metrics").text, re.MULTILINE
+    )
     alerts = re.findall(r"alert: (\w+)", (ROOT / "docker/monitoring/alerts.yml").read_text())
     assert len(metrics) > 8
     assert len(alerts) >= 3
