@@ -105,3 +105,22 @@ def test_the_library_says_what_the_service_says(
     ended = run([sys.executable, EXAMPLES / "as_library.py"], ASTRONAUT, GRACE_HOPPER, env=settings)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert said(ended.stdout) == lines(server, ASTRONAUT) + lines(server, GRACE_HOPPER)
+
+
+def test_what_else_the_page_on_the_library_shows_runs(models_folder: Path, empty_cache: Path) -> None:
+    page = (ROOT / "docs/library.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    shown = "\n".join(blocks).replace("/srv/models", str(models_folder)).replace("photo.jpg", str(ASTRONAUT))
+    program = f"""
+from app import Predictor
+predictor = Predictor()
+photographs = [{str(ASTRONAUT)!r}, {str(GRACE_HOPPER)!r}]
+{shown}
+for answer in answers:
+    print(answer.model, len(answer.faces))
+"""
+    env = environment(empty_cache, AGEGENDER_MODELS=str(models_folder))
+    ended = run([sys.executable, "-c"], program, env=env)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(blocks) == 3
+    assert ended.stdout == "age_gender_A 1\nage_gender_A 1\n"
