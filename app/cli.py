@@ -55,7 +55,7 @@ def _settings(given: dict[str, Any] | None = None) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0])
         _fail(
-            f"the setting {ENV_PREFIX}{name.upper()} (--{name.replace('_', '-')}) is invalid: {first['msg']}."
+            f"The setting {ENV_PREFIX}{name.upper()} (--{name.replace('_', '-')}) is invalid: {first['msg']}."
         )
 
 
@@ -124,7 +124,7 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead, a line for each face.")] = False,
     annotate_into: Annotated[
         Path | None,
-        typer.Option("--annotate", help="Folder for pictures with boxes and labels, as NAME.annotated.jpg."),
+        typer.Option("--annotate", help="Folder for annotated photographs, as NAME.annotated.jpg."),
     ] = None,
     url: Annotated[
         str | None,
@@ -211,7 +211,7 @@ def fetch_detector(
         Path | None, typer.Option("--from", help="A file that you have, instead of the published address.")
     ] = None,
 ) -> None:
-    """Download YuNet, the better face detector, into the user's cache directory, unless it is there."""
+    """Download YuNet, the better face detector, into the user's cache folder, unless it is there."""
     path = None
     with contextlib.suppress(DetectorFileError):  # a file with the wrong digest is replaced
         path = detector_file.find() if source is None else None

@@ -187,7 +187,7 @@ def _predictions(settings: Settings) -> Iterator[Finding]:
 
     predictor = Predictor(settings)
     photograph: Photograph = _EXAMPLE if _EXAMPLE.exists() else _drawn()
-    what = _EXAMPLE.name if _EXAMPLE.exists() else "a drawn picture"
+    what = _EXAMPLE.name if _EXAMPLE.exists() else "a drawn image"
     detector = predictor.predict(photograph, channels="BGR").detector
     for choice in dict.fromkeys((detector, "haar", "none")):
         try:

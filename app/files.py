@@ -183,7 +183,7 @@ def _answer(file: File, ask: Ask, annotate_into: Path | None, max_pixels: int) -
             path.write_bytes(encoded.tobytes())
         except OSError as error:
             raise CannotAnnotate(
-                f"Annotated pictures cannot be written into {annotate_into} ({error.strerror})."
+                f"Annotated photographs cannot be written into {annotate_into} ({error.strerror})."
             ) from error
     return answer
 

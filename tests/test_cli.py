@@ -412,6 +412,6 @@ def test_a_setting_in_the_environment_that_is_invalid_is_one_sentence(cache: Pat
     ended = run(cache, "models", AGEGENDER_QUEUE_TIMEOUT="soon")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith(
-        "agegender: the setting AGEGENDER_QUEUE_TIMEOUT (--queue-timeout) is invalid: "
+        "agegender: The setting AGEGENDER_QUEUE_TIMEOUT (--queue-timeout) is invalid: "
     )
     assert ended.stderr.count("\n") == 1

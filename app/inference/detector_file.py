@@ -25,7 +25,7 @@ class DetectorFileError(Exception):
 
 
 def cached_path() -> Path:
-    """Where `fetch` puts the file and `find` looks for it: the user's cache directory."""
+    """Where `fetch` puts the file and `find` looks for it: the user's cache folder."""
     return user_cache_path("agegender") / "face_detection_yunet_2023mar.onnx"
 
 
@@ -42,7 +42,7 @@ def find(path: Path | None = None) -> Path | None:
 
 
 def fetch(source: Path | None = None, on_progress: Callable[[int], None] = lambda _: None) -> Path:
-    """Put the published file into the user's cache directory, from its address or from `source`.
+    """Put the published file into the user's cache folder, from its address or from `source`.
 
     `on_progress` is told how many bytes, of `YUNET_SIZE`, have come so far. The file appears whole or not
     at all. Returns its path; raises DetectorFileError.
