@@ -110,7 +110,8 @@ _BATCH_BODY: dict[str, Any] = {
                     "required": ["images"],
                     "additionalProperties": False,
                 },
-                "example": {"images": ["@one.jpg", "@two.jpg"]},
+                # One: in /docs there are as many fields for files as here, and more are easily added.
+                "example": {"images": ["@photo.jpg"]},
             },
         },
     }

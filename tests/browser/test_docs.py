@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from helpers import ASTRONAUT, Server
+from helpers import ASTRONAUT, GRACE_HOPPER, Server
 
 pytest.importorskip("playwright.sync_api", reason="needs Playwright: it is in requirements/dev.txt")
 from playwright.sync_api import BrowserContext, expect
@@ -17,7 +17,8 @@ def test_it_shows_what_there_is_and_asks_for_it(
     page = new_context().new_page()
     page.goto(f"{server.url}/docs")
     expect(page.get_by_role("heading", name="Age and gender")).to_be_visible()
-    expect(page.locator(".opblock-summary-path", has_text="/predict")).to_be_visible()
+    for path in ("/predict", "/predict/batch", "/models"):
+        expect(page.locator(f'.opblock-summary-path[data-path="{path}"]')).to_be_visible()
     page.get_by_role("button", name="GET /models", exact=False).first.click()
     page.get_by_role("button", name="Try it out").click()
     page.get_by_role("button", name="Execute").click()
@@ -39,3 +40,16 @@ def test_it_takes_a_photograph_and_a_key(
     page.locator("input[type=file]").set_input_files(ASTRONAUT)
     page.get_by_role("button", name="Execute").click()
     expect(page.locator(".live-responses-table")).to_contain_text('"years"')
+
+
+def test_it_takes_several_photographs(new_context: Callable[..., BrowserContext], server: Server) -> None:
+    page = new_context().new_page()
+    page.goto(f"{server.url}/docs")
+    page.get_by_role("button", name="POST /predict/batch", exact=False).first.click()
+    page.get_by_role("button", name="Try it out").click()
+    page.locator("input[type=file]").set_input_files(ASTRONAUT)
+    page.get_by_role("button", name="Add string item").click()
+    page.locator("input[type=file]").nth(1).set_input_files(GRACE_HOPPER)
+    page.get_by_role("button", name="Execute").click()
+    for name in (ASTRONAUT.name, GRACE_HOPPER.name):
+        expect(page.locator(".live-responses-table")).to_contain_text(f'"filename": "{name}"')
