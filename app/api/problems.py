@@ -118,7 +118,10 @@ OVERLOADED = Kind(
     "The service has as much to do as it can take: try again in a few seconds.",
 )
 QUEUE_TIMEOUT = Kind(
-    "queue-timeout", 503, "Waited too long", "The service is busy and this waited too long: try again later."
+    "queue-timeout",
+    503,
+    "Waited too long",
+    "The service is busy and this waited too long: try again in a few seconds.",
 )
 SHUTTING_DOWN = Kind(
     "shutting-down", 503, "Shutting down", "The service is shutting down: try again in a few seconds."

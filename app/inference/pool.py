@@ -41,7 +41,7 @@ class QueueTimeout(Overloaded):
     """The work waited longer for its turn than is allowed, and was not begun."""
 
     def __init__(self) -> None:
-        super().__init__("The service is busy and this waited too long: try again later.")
+        super().__init__("The service is busy and this waited too long: try again in a few seconds.")
 
 
 class ShuttingDown(Overloaded):
