@@ -54,19 +54,29 @@ UTKFACE ?= data/UTKFace.tar.gz
 FAIRFACE ?= data/fairface.tar.gz
 INIT ?= imagenet
 RUNS := runs/models
+FIRST := $(RUNS)/first
 TRAIN := $(BIN)/agegender-train
 
 models: model-A model-B ## Make both models anew from UTKFACE=... and FAIRFACE=...
 
-model-A: data/cache/labels.npz
-	$(TRAIN) train A --epochs 96:9 --runs $(RUNS)/first --resume
-	$(TRAIN) export age_gender_A --runs $(RUNS)/first --models $(RUNS)/first
-	$(TRAIN) train A --init $(RUNS)/first/age_gender_A.keras --epochs 96:4 --runs $(RUNS) --resume
+# A learns from the labels first, then from B's answers beside them, and B from both networks' in the end.
+model-A: $(FIRST)/age_gender_B.onnx
+	$(TRAIN) train A --epochs 96:9 --runs $(FIRST) --resume
+	$(TRAIN) export age_gender_A --runs $(FIRST) --models $(FIRST)
+	$(TRAIN) train A --init $(FIRST)/age_gender_A.keras --epochs 96:4 --runs $(RUNS)/second --resume
+	$(TRAIN) export age_gender_A --runs $(RUNS)/second --models $(RUNS)/second
+	$(TRAIN) train A --init $(RUNS)/second/age_gender_A.keras --teacher $(FIRST)/age_gender_B.keras --epochs 96:30 \
+	  --runs $(RUNS) --resume
 	$(TRAIN) export age_gender_A --runs $(RUNS)
 
-model-B: data/cache/labels.npz
-	$(TRAIN) train B --init $(INIT) --epochs 96:5,128:6 --runs $(RUNS) --resume
+model-B: model-A
+	$(TRAIN) train B --init $(FIRST)/age_gender_B.keras --teacher $(FIRST)/age_gender_B.keras \
+	  --teacher models/age_gender_A.keras --epochs 128:6 --peak-learning-rate 0.0005 --runs $(RUNS) --resume
 	$(TRAIN) export age_gender_B --runs $(RUNS)
+
+$(FIRST)/age_gender_B.onnx: data/cache/labels.npz
+	$(TRAIN) train B --init $(INIT) --epochs 96:5,128:6 --runs $(FIRST) --resume
+	$(TRAIN) export age_gender_B --runs $(FIRST) --models $(FIRST)
 
 data/cache/labels.npz: | $(VENV)/.train
 	$(if $(YUNET),,$(BIN)/agegender fetch-detector)
