@@ -21,8 +21,9 @@ Estimates = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 # Crops that ONNX Runtime is given at a time. Its memory arena grows to the largest batch ever seen: two
 # threads, both models and 100 crops took 842 MB whole and 139 MB in fours, which were no slower (3.0 against
-# 3.2 ms a crop). Doing without the arena instead made large batches take 1.4 times as long.
-_SLICE = 4
+# 3.2 ms a crop); a service took 271 MB after 1,000 requests with fours and 249 MB with twos. Doing without the
+# arena instead made large batches take 1.4 times as long.
+_SLICE = 2
 
 
 class SessionInvalid(Exception):
