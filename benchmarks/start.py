@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 
 from benchmarks import server
 from benchmarks.bench import Bench
@@ -15,6 +16,7 @@ from benchmarks.report import Grid, Report
 from benchmarks.service import SATURATING
 
 _STARTS = 5
+_AT_A_TIME = 1000  # a run of the client may take two minutes
 EVERYDAY = ((640, 480, 1), (640, 480, 4), (1366, 768, 4))
 RARE = ((1366, 768, 20), (4000, 3000, 4))
 # The least that any such service does: a process that loads its libraries, says so, and waits.
@@ -32,24 +34,28 @@ def run(bench: Bench) -> Report:
         starts.append(running.ready_after)
         ready = running.megabytes()
         requests = [post("/predict", photograph(*size).jpeg) for size in 6 * EVERYDAY + RARE]
-        answers = bench.client.closed(running.port, requests, SATURATING, 0, at_least=bench.requests)
+        statuses: Counter[int] = Counter()
+        while statuses.total() < bench.requests:
+            answers = bench.client.closed(running.port, requests, SATURATING, 0, at_least=_AT_A_TIME)
+            statuses.update(answers.status.tolist())
         after = running.megabytes()
+    sent = statuses.total()
     floor, floor_memory = (statistics.median(column) for column in zip(*floors, strict=True))
     start = statistics.median(starts)
     grid = Grid("Start and memory of one process", ("", "service", "libraries alone", "ratio"))
     grid.rows += [
         ("start to ready, seconds", start, floor, start / floor),
         ("resident when ready, MB", ready, floor_memory, ready / floor_memory),
-        (f"resident after {len(answers.status):,} requests, MB", after, floor_memory, after / floor_memory),
+        (f"resident after {sent:,} requests, MB", after, floor_memory, after / floor_memory),
     ]
     report = Report("start", [grid])
     report.sentences.append(
-        f"{len(answers.status):,} requests at concurrency {SATURATING}, {answers.count(200):,} answered by 200: "
+        f"{sent:,} requests at concurrency {SATURATING}, {statuses[200]:,} answered by 200: "
         f"one in {6 * len(EVERYDAY) + len(RARE)} is of 12 megapixels, one has 20 faces, the others are smaller."
     )
     report.target("seconds from start to ready", start, at_most=1.5)
     report.target("MB resident when ready", ready, at_most=220)
-    report.target(f"MB after {len(answers.status):,} requests / MB when ready", after / ready, at_most=1.3)
+    report.target(f"MB after {sent:,} requests / MB when ready", after / ready, at_most=1.3)
     return report
 
 
