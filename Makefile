@@ -57,7 +57,7 @@ RUNS := runs/models
 FIRST := $(RUNS)/first
 TRAIN := $(BIN)/agegender-train
 
-models: model-A model-B ## Make both models anew from UTKFACE=... and FAIRFACE=...
+models: model-B ## Make both models anew from UTKFACE=... and FAIRFACE=...
 
 # A learns from the labels first, then from B's answers beside them, and B from both networks' in the end.
 model-A: $(FIRST)/age_gender_B.onnx
