@@ -171,4 +171,5 @@ def test_follows_the_choice_of_light_or_dark(open_page: Callable[..., Page], ser
     page = open_page(server, color_scheme="dark")
     assert screen_pixels(page.locator("body")).mean() < 60
     page.emulate_media(color_scheme="light")
+    page.evaluate("Promise.all(document.getAnimations().map((change) => change.finished))")
     assert screen_pixels(page.locator("body")).mean() > 220

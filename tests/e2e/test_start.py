@@ -120,14 +120,14 @@ def test_an_invalid_setting_is_named(empty_cache: Path, option: str, variable: d
     said = fail_to_start(empty_cache, *([option] if option else []), **variable)
     name = option.partition("=")[0] or "--max-pixels"
     assert said.startswith(
-        f"the setting AGEGENDER_{name[2:].replace('-', '_').upper()} ({name}) is invalid: "
+        f"The setting AGEGENDER_{name[2:].replace('-', '_').upper()} ({name}) is invalid: "
     )
     assert said.endswith(".")
 
 
 def test_a_rate_limit_that_is_none_is_explained(empty_cache: Path) -> None:
     assert fail_to_start(empty_cache, "--rate-limit=often") == (
-        "the setting AGEGENDER_RATE_LIMIT (--rate-limit) is invalid: Input should be a number of requests per "
+        "The setting AGEGENDER_RATE_LIMIT (--rate-limit) is invalid: Input should be a number of requests per "
         "second, minute, hour or day, such as 60/minute."
     )
 
@@ -148,7 +148,7 @@ def test_a_port_that_is_in_use(models_folder: Path, empty_cache: Path, option: s
 
 def test_one_port_for_two_things(empty_cache: Path) -> None:
     assert fail_to_start(empty_cache, "--port=8123", "--metrics-port=8123") == (
-        "the setting AGEGENDER_METRICS_PORT (--metrics-port) is invalid: "
+        "The setting AGEGENDER_METRICS_PORT (--metrics-port) is invalid: "
         "Input should be another port than AGEGENDER_PORT."
     )
 
