@@ -133,7 +133,7 @@ def test_its_doctor_finds_all_well(service: Container) -> None:
     assert not re.search("^wrong", findings, re.MULTILINE)
     assert "the default model age_gender_B in /models is whole and runs." in findings
     assert "port 8000 on 0.0.0.0 is in use by this service, which is ready." in findings
-    assert re.search(r"a drawn picture by haar: \d+ faces? in \d+ ms", findings)
+    assert re.search(r"a drawn image by haar: \d+ faces? in \d+ ms", findings)
 
 
 def test_its_log_is_json_and_nothing_else(service: Container) -> None:
