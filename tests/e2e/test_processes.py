@@ -30,7 +30,7 @@ def server(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
 def serving_processes(server: Server) -> set[int]:
     """Those that say of themselves that they serve: what else multiprocessing starts is none of them."""
     said = re.findall(r"Started server process \[(\d+)\]", server.log())
-    return {pid for pid in map(int, said) if Path(f"/proc/{pid}/stat").exists()}
+    return {pid for pid in map(int, said) if os.path.exists(f"/proc/{pid}/stat")}
 
 
 def until_two_serve(server: Server, without: set[int]) -> set[int]:
@@ -111,7 +111,7 @@ def test_all_stop_in_order(server: Server) -> None:
     counted_in = set(folder.glob("agegender-metrics-*"))  # and in others, where a server was killed before
     both = until_two_serve(server, without=set())
     assert server.stop() == 0
-    assert not any(Path(f"/proc/{pid}/stat").exists() for pid in both)
+    assert not any(os.path.exists(f"/proc/{pid}/stat") for pid in both)
     assert '"level": "error"' not in server.log()
     assert counted_in - set(folder.glob("agegender-metrics-*"))
 
