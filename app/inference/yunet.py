@@ -78,9 +78,10 @@ class YuNet:
         padded = cv2.copyMakeBorder(
             image, 0, height - image.shape[0], 0, width - image.shape[1], cv2.BORDER_CONSTANT
         )
-        outputs = iter(self._session.run(_OUTPUTS, {"input": cv2.dnn.blobFromImage(padded)}))
+        outputs = self._session.run(_OUTPUTS, {"input": cv2.dnn.blobFromImage(padded)})
         boxes, landmarks, confidences = [], [], []
-        for stride, cls, obj, bbox, kps in zip(_STRIDES, *([outputs] * 4), strict=True):
+        for i, stride in enumerate(_STRIDES):
+            cls, obj, bbox, kps = outputs[4 * i : 4 * i + 4]
             confidence = np.sqrt(np.clip(cls[0, :, 0], 0, 1) * np.clip(obj[0, :, 0], 0, 1))
             cells = np.flatnonzero(confidence >= threshold)
             row, column = np.divmod(cells, width // stride)
