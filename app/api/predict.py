@@ -54,6 +54,19 @@ _BODY: dict[str, Any] = {
 }
 
 
+_WHATEVER_IS_SENT = (
+    problems.UNAUTHORIZED,
+    problems.MODEL_UNKNOWN,
+    problems.METHOD_NOT_ALLOWED,
+    problems.PARAMETER_INVALID,
+    problems.DETECTOR_UNAVAILABLE,
+    problems.MODEL_UNAVAILABLE,
+    problems.OVERLOADED,
+    problems.QUEUE_TIMEOUT,
+    problems.SHUTTING_DOWN,
+)
+
+
 @router.post(
     "/predict",
     summary="Estimate age and gender of the faces in a photograph",
@@ -62,18 +75,10 @@ _BODY: dict[str, Any] = {
         problems.IMAGE_MISSING,
         problems.IMAGE_UNREADABLE,
         problems.MULTIPART_INVALID,
-        problems.UNAUTHORIZED,
-        problems.MODEL_UNKNOWN,
-        problems.METHOD_NOT_ALLOWED,
         problems.BODY_TOO_LARGE,
         problems.IMAGE_TOO_LARGE,
         problems.MEDIA_TYPE_UNSUPPORTED,
-        problems.PARAMETER_INVALID,
-        problems.DETECTOR_UNAVAILABLE,
-        problems.MODEL_UNAVAILABLE,
-        problems.OVERLOADED,
-        problems.QUEUE_TIMEOUT,
-        problems.SHUTTING_DOWN,
+        *_WHATEVER_IS_SENT,
     ),
 )
 async def predict(
@@ -131,17 +136,9 @@ _NO_FAULT_OF_AN_IMAGE = (
     openapi_extra=_BATCH_BODY,
     responses=problems.openapi_responses(
         body.BATCH_INVALID,
-        problems.UNAUTHORIZED,
-        problems.MODEL_UNKNOWN,
-        problems.METHOD_NOT_ALLOWED,
         body.BATCH_TOO_LARGE,
         body.BATCH_NOT_MULTIPART,
-        problems.PARAMETER_INVALID,
-        problems.DETECTOR_UNAVAILABLE,
-        problems.MODEL_UNAVAILABLE,
-        problems.OVERLOADED,
-        problems.QUEUE_TIMEOUT,
-        problems.SHUTTING_DOWN,
+        *_WHATEVER_IS_SENT,
         path="/predict/batch",
     ),
 )
