@@ -62,8 +62,10 @@ class Config:
     dropout: float = 0.2
     fairface_share: float = 1.0
     """Share of FairFace's training faces that each epoch draws afresh."""
-    patience: int = 6
-    """Epochs without a better validation score after which training stops."""
+    patience: int = 20
+    """Epochs without a better validation score after which training stops.
+
+    So many, since a trained network that goes on grows worse first, and better only as the learning rate falls."""
     seed: int = 0
 
     @property
