@@ -39,6 +39,7 @@ logger = logging.getLogger("agegender")
 def serve(settings: Settings) -> bool:
     """Serve until SIGTERM or SIGINT, then finish what was accepted. False where the service could not start."""
     _leave_no_core()
+    _gather_only_what_is_logged()
     ports = {"port": settings.port}
     if settings.metrics_port is not None:
         ports["metrics_port"] = settings.metrics_port
@@ -123,6 +124,12 @@ def _leave_no_core() -> None:
     """A crash shall not write the process's memory, and with it images, to a disk."""
     if sys.platform != "win32":
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _gather_only_what_is_logged() -> None:
+    """No line says where in the code it comes from, or from which thread (logging's HOWTO, "Optimization")."""
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 class CannotListen(Exception):

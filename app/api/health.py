@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from app.api import problems
 from app.api.schemas import HealthAnswer, NoQuery
-from app.api.state import ServiceDependency
+from app.api.state import service_of
 
 router = APIRouter(prefix="/health", tags=["health"])
 
@@ -28,8 +28,8 @@ async def live(_: Annotated[NoQuery, Query()]) -> HealthAnswer:
     summary="Does the service take predictions?",
     responses=problems.openapi_responses(problems.PARAMETER_INVALID, problems.SHUTTING_DOWN),
 )
-async def ready(service: ServiceDependency, _: Annotated[NoQuery, Query()]) -> HealthAnswer:
+async def ready(request: Request, _: Annotated[NoQuery, Query()]) -> HealthAnswer:
     """200 from when models and detectors have made a first prediction until the service shuts down."""
-    if not service.pool.accepting:
+    if not service_of(request).pool.accepting:
         raise problems.ApiError(problems.SHUTTING_DOWN)
     return HealthAnswer(status="ready")

@@ -35,13 +35,14 @@ class Metrics:
         self._requests = Counter(
             "agegender_requests", "Requests answered.", ("route", "status"), registry=own
         )
-        self._stages = Histogram(
+        stages = Histogram(
             "agegender_stage_seconds",
             "Time that a prediction spent in a stage.",
             ("stage",),
             buckets=_SECONDS,
             registry=own,
         )
+        self._stages = {stage: stages.labels(stage) for stage in ("decode", "detect", "predict", "total")}
         self._faces = Histogram("agegender_faces", "Faces per image.", buckets=_FACES, registry=own)
 
         def gauge(name: str, words: str) -> Gauge:
@@ -109,8 +110,8 @@ class Metrics:
     def observe(self, prediction: Prediction) -> None:
         """One more image seen."""
         spent = prediction.timings_ms
-        for stage in ("decode", "detect", "predict", "total"):
-            self._stages.labels(stage).observe(getattr(spent, stage) / 1000)
+        for stage, seconds in self._stages.items():
+            seconds.observe(getattr(spent, stage) / 1000)
         self._faces.observe(len(prediction.faces))
 
     def count_batch_error(self, status: int) -> None:

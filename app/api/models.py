@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from app.api import problems
 from app.api.schemas import ModelAnswer, ModelsAnswer, NoQuery
-from app.api.state import ServiceDependency
+from app.api.state import service_of
 
 router = APIRouter(tags=["models"])
 
@@ -18,8 +18,9 @@ router = APIRouter(tags=["models"])
     summary="List the models",
     responses=problems.openapi_responses(problems.UNAUTHORIZED, problems.PARAMETER_INVALID),
 )
-async def list_models(service: ServiceDependency, _: Annotated[NoQuery, Query()]) -> ModelsAnswer:
+async def list_models(request: Request, _: Annotated[NoQuery, Query()]) -> ModelsAnswer:
     """Each with its measured figures; one that cannot run here says why."""
+    service = service_of(request)
     return ModelsAnswer(
         default=service.default_model,
         detector=service.auto_detector,
@@ -34,8 +35,6 @@ async def list_models(service: ServiceDependency, _: Annotated[NoQuery, Query()]
         problems.UNAUTHORIZED, problems.MODEL_UNKNOWN, problems.PARAMETER_INVALID
     ),
 )
-async def describe_model(
-    model_id: str, service: ServiceDependency, _: Annotated[NoQuery, Query()]
-) -> ModelAnswer:
+async def describe_model(model_id: str, request: Request, _: Annotated[NoQuery, Query()]) -> ModelAnswer:
     """As in the list."""
-    return ModelAnswer.of(service.catalogue[model_id])
+    return ModelAnswer.of(service_of(request).catalogue[model_id])

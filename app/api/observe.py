@@ -9,7 +9,7 @@ import time
 import uuid
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,15 +20,15 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _CLIENT_LEFT = 499
 """Logged, never sent: nginx's number for a client that did not wait for the answer."""
 
-_HEADERS = {
+_HEADERS = (
     # What a browser may do with an answer: show it, and nothing else. Pages set their own.
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
     # An answer tells about a person: nobody on the way keeps it.
-    "Cache-Control": "no-store",
-}
+    (b"cache-control", b"no-store"),
+)
 
 logger = logging.getLogger("agegender")
 
@@ -56,10 +56,10 @@ class Observe:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
+                given = {name for name, _ in message["headers"]}
+                own = [(b"x-request-id", request_id.encode())]
+                own += [header for header in _HEADERS if header[0] not in given]
+                message["headers"] = [*message["headers"], *own]
             await send(message)
 
         try:
@@ -81,6 +81,9 @@ class Observe:
             logger.info("request", extra={"fields": fields})
 
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
 class JsonLines(logging.Formatter):
     """One JSON object a record: time, level, message, whatever `extra={"fields": ...}` holds, traceback."""
 
@@ -94,7 +97,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return _encode(line)
 
 
 LOGGING: dict[str, Any] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
@@ -15,7 +14,7 @@ from app.api import body, problems
 from app.api.body import MAX_BATCH_IMAGES, Share
 from app.api.problems import ApiError
 from app.api.schemas import BatchAnswer, ImagePrediction, ImageProblem, PredictionAnswer, PredictQuery
-from app.api.state import Service, ServiceDependency
+from app.api.state import Service, service_of
 from app.inference.pool import Overloaded, Ticket
 from app.inference.prediction import Prediction
 from app.inference.predictor import Predictor
@@ -81,10 +80,9 @@ _WHATEVER_IS_SENT = (
         *_WHATEVER_IS_SENT,
     ),
 )
-async def predict(
-    request: Request, query: Annotated[PredictQuery, Query()], service: ServiceDependency
-) -> PredictionAnswer:
+async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> PredictionAnswer:
     """Faces come by box area, largest first. An image without faces is answered with an empty list."""
+    service = service_of(request)
     options = _options(request, query, service)
     with service.pool.admit() as ticket:
         image = await body.read_image(request, service.max_bytes, service.arrival_memory)
@@ -142,22 +140,20 @@ _NO_FAULT_OF_AN_IMAGE = (
         path="/predict/batch",
     ),
 )
-async def predict_batch(
-    request: Request, query: Annotated[PredictQuery, Query()], service: ServiceDependency
-) -> BatchAnswer:
+async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()]) -> BatchAnswer:
     """One result for each image, in the order sent: the prediction or the problem that POST /predict has for it.
 
     A batch takes turns with other requests, an image each. Where others keep it waiting too long, the images that were
     not begun are answered by a 503 each: send those again. Where that is all of them, the whole batch is.
     """
+    service = service_of(request)
     options = _options(request, query, service)
     with service.pool.admit() as ticket, service.arrival_memory.for_one_request(batch=True) as share:
         images = await body.read_batch(request, service.max_batch_bytes, share)
         names = [_name(image) for image in images]
         request.state.noted.update(images=len(images))
-        outcomes = await _unless_client_leaves(
-            request, _each(request, images, service.max_bytes, options, ticket, share)
-        )
+        looking = _each(request, images, service.max_bytes, options, ticket, share)
+        outcomes = await _unless_client_leaves(request, asyncio.ensure_future(looking))
     found = [outcome for outcome in outcomes if isinstance(outcome, PredictionAnswer)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, ApiError)]
     if not found and all(error.kind in _NO_FAULT_OF_AN_IMAGE for error in failed):
@@ -242,9 +238,8 @@ def _result(
     return ImagePrediction(filename=filename, prediction=outcome)
 
 
-async def _unless_client_leaves(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled, with ClientDisconnect, when nobody waits for it any more."""
-    working = asyncio.ensure_future(work)
+async def _unless_client_leaves(request: Request, working: asyncio.Future[T]) -> T:
+    """The result of `working`, which is cancelled, with ClientDisconnect, when nobody waits for it any more."""
     leaving = asyncio.ensure_future(_client_left(request))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -254,6 +249,7 @@ async def _unless_client_leaves(request: Request, work: Awaitable[T]) -> T:
     finally:
         working.cancel()
         leaving.cancel()
+        del working  # a traceback holds this frame: with it, a cycle would keep the image until a collection
 
 
 async def _client_left(request: Request) -> None:

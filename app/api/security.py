@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Annotated
 
-from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader
 from pydantic import SecretStr
 
 from app.api.problems import UNAUTHORIZED, ApiError
 
-_header = APIKeyHeader(
+KEY_HEADER = APIKeyHeader(
     name="X-API-Key", auto_error=False, description="Needed only where the operator set keys."
 )
 
@@ -37,13 +35,12 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-async def require_key(request: Request, key: Annotated[str | None, Depends(_header)]) -> bytes | None:
+def require_key(keys: ApiKeys, sent: str | None) -> bytes | None:
     """The digest of the key that was sent, or None where no keys are set. Raises a 401 without one of them."""
-    keys: ApiKeys = request.app.state.api_keys
     if not keys:
         return None
     # The server hands bytes on as Latin-1: this undoes it, so that a key may have any letters.
-    recognised = None if key is None else keys.recognise(key.encode("latin-1"))
+    recognised = None if sent is None else keys.recognise(sent.encode("latin-1"))
     if recognised is None:
         raise ApiError(UNAUTHORIZED, headers={"WWW-Authenticate": "ApiKey"})
     return recognised

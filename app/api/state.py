@@ -1,11 +1,11 @@
-"""What requests share, made by the app's lifespan and handed to them as dependencies."""
+"""What requests share, made by the app's lifespan."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from app.api.body import ArrivalMemory
 from app.inference.pool import Pool
@@ -26,9 +26,7 @@ class Service:
     arrival_memory: ArrivalMemory
 
 
-async def _service(request: Request) -> Service:
+def service_of(request: Request) -> Service:
+    """Of the app that serves `request`."""
     service: Service = request.app.state.service
     return service
-
-
-ServiceDependency = Annotated[Service, Depends(_service)]

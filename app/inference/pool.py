@@ -277,16 +277,13 @@ class Ticket(Generic[W]):
     def __exit__(self, *_: object) -> None:
         self._pool._give_back(self)
 
-    async def run(self, work: Callable[[W], T]) -> T:
-        """What `work` returns or raises, called with a worker on its thread.
+    def run(self, work: Callable[[W], T]) -> asyncio.Future[T]:
+        """What `work` returns or raises, called with a worker on its thread; QueueTimeout where it is not begun.
 
-        Raises Overloaded, QueueTimeout or ShuttingDown where it is not begun.
+        Raises Overloaded or ShuttingDown where there is no place for it.
         """
         (result,) = self.submit([work])
-        try:
-            return await result
-        finally:
-            del result  # for the same reason as in _serve_one
+        return result
 
     def submit(self, works: Iterable[Callable[[W], T]]) -> list[asyncio.Future[T]]:
         """As `run`, of several pieces of work, which are begun in order; one outcome each.

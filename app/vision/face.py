@@ -47,5 +47,7 @@ def landmark_pixels(landmarks: Landmarks, width: int, height: int) -> dict[str, 
 
     Only what is shown is clipped: a crop wants the points where the detector put them, in the image or not.
     """
-    inside = np.clip(np.rint(landmarks), 0, (width - 1, height - 1)).astype(int).tolist()
-    return {name: (x, y) for name, (x, y) in zip(LANDMARK_NAMES, inside, strict=True)}
+    return {
+        name: (min(max(round(x), 0), width - 1), min(max(round(y), 0), height - 1))
+        for name, (x, y) in zip(LANDMARK_NAMES, landmarks.tolist(), strict=True)
+    }

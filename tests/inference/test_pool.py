@@ -116,7 +116,7 @@ def test_who_has_yet_to_bring_work_takes_no_place_and_may_find_none_when_he_does
             gate = Gate()
             with pool.admit() as slow, pool.admit() as quick:
                 assert pool.load().admitted == 2
-                held = asyncio.create_task(quick.run(gate.work))
+                held = quick.run(gate.work)
                 await gate.begun()
                 with pytest.raises(Overloaded):
                     await slow.run(lambda _: None)
