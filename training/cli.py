@@ -156,6 +156,12 @@ def train(
     peak_learning_rate: Annotated[
         float | None, typer.Option(help="Where the learning rate's cosine begins; 0.001 by default.")
     ] = None,
+    fairface_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of FairFace's faces in an epoch beside all of UTKFace's; 1 by default."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random; 0 by default.")] = None,
     resume: Annotated[
         bool, typer.Option(help="Go on from the last whole epoch of an earlier run, with its options.")
@@ -183,6 +189,8 @@ def train(
         config = dataclasses.replace(config, stages=_stages(epochs))
     if peak_learning_rate is not None:
         config = dataclasses.replace(config, peak_learning_rate=peak_learning_rate)
+    if fairface_share is not None:
+        config = dataclasses.replace(config, fairface_share=fairface_share)
     if seed is not None:
         config = dataclasses.replace(config, seed=seed)
     fit.train(

@@ -366,6 +366,7 @@ splits: `{self.record["data_sha256"]}`.
                 ("teachers", ", ".join(f"`{Path(file).name}`" for file in record["teachers"]) or "none"),
                 ("epochs planned", _planned(record)),
                 ("epochs run, best", f"{len(history)}, {best['epoch']:.0f}"),
+                ("FairFace's faces in an epoch", _share(record["fairface_share"])),
                 ("batch", f"{record['batch_size']}"),
                 (
                     "optimiser",
