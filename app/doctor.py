@@ -17,9 +17,9 @@ from typing import Literal
 import numpy as np
 
 from app.client import AgeGenderError, Client
+from app.cores import available_cores
 from app.inference import detector_file
 from app.inference.detector_file import DetectorFileError
-from app.inference.pool import available_cores
 from app.inputs import Photograph
 from app.settings import Settings
 
@@ -35,7 +35,6 @@ _PACKAGES = {
 }
 _TRAINING = ("tensorflow", "keras", "onnx", "tf2onnx", "matplotlib")
 _EXAMPLE = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
-_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,27 +121,12 @@ def _cores(settings: Settings) -> Iterator[Finding]:
     text = (
         f"{cores} cores; the service has {settings.processes} x {settings.workers} workers of one thread each"
     )
-    allowed = _cpu_quota()
-    if allowed is not None and allowed < min(workers, cores):
-        yield _note(
-            f"{text}, but this container may use {allowed:g} cores only: set AGEGENDER_WORKERS to "
-            f"{max(1, int(allowed))}."
-        )
-    elif workers > cores:
+    if workers > cores:
         yield _note(
             f"{text}, more than there are cores: set AGEGENDER_WORKERS to {cores}, or leave it unset."
         )
     else:
         yield _ok(f"{text}.")
-
-
-def _cpu_quota() -> float | None:
-    """Cores that a container may use up, where its control group says so."""
-    try:
-        quota, period = _CPU_MAX.read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
 
 
 def _models(settings: Settings) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ import cv2
 from app.annotate import annotate
 from app.api.schemas import PredictionAnswer
 from app.client import AgeGenderError, Busy, Client, ImageRefused, InternalError, TimedOut
-from app.inference.pool import available_cores
+from app.cores import available_cores
 from app.inputs import Options
 from app.library import (
     DetectorFileError,

@@ -28,7 +28,7 @@ from app.api.shed import Shed
 from app.api.state import Service
 from app.api.traces import Traced, Traces, TracesUnavailable
 from app.inference.detector_file import DetectorFileError
-from app.inference.pool import Pool, available_cores
+from app.inference.pool import Pool
 from app.inference.predictor import Predictor
 from app.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
 from app.inference.yunet import YuNet
@@ -170,8 +170,10 @@ def start(settings: Settings) -> Service:
 
 def _core_of_each_worker(settings: Settings) -> Iterator[int | None]:
     """A core for each, where there are as many workers as cores and no other process has any; else None."""
-    if sys.platform == "linux" and settings.processes == 1 and settings.workers == available_cores():
-        return iter(sorted(os.sched_getaffinity(0)))
+    if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        if settings.processes == 1 and settings.workers == len(cores):
+            return iter(cores)
     return itertools.repeat(None)
 
 

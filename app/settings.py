@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.inference.pool import available_cores
+from app.cores import available_cores
 
 ENV_PREFIX = "AGEGENDER_"
 
@@ -50,7 +50,8 @@ class Settings(BaseSettings):
         default_factory=lambda values: max(1, available_cores() // values["processes"]),
         ge=1,
         le=1024,
-        description="Worker threads of each process; by default one per core, since each uses one core fully.",
+        description="Worker threads of each process; by default one per core that it may use, since each uses one "
+        "fully.",
     )
     queue_size: int = Field(
         default_factory=lambda values: 4 * values["workers"],

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from app.api.body import MAX_BATCH_IMAGES
-from app.inference.pool import available_cores
+from app.cores import available_cores
 from benchmarks import server
 from benchmarks.bench import Bench
 from benchmarks.load import Client, batch, post

@@ -7,7 +7,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from app.inference.pool import available_cores
+from app.cores import available_cores
 from benchmarks import parts, server
 from benchmarks.bench import DEFAULT_MODEL, Bench
 from benchmarks.load import post

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from app.inference.pool import available_cores
+from app.cores import available_cores
 from app.inference.predictor import Predictor
 from app.inference.yunet import YuNet
 from benchmarks import parts, server

@@ -130,23 +130,6 @@ def test_more_workers_than_cores_are_noted(
     assert "more than there are cores: set AGEGENDER_WORKERS to " in said
 
 
-def test_a_container_s_share_of_the_cores_is_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quota = tmp_path / "cpu.max"
-    monkeypatch.setattr(doctor, "_CPU_MAX", quota)
-    monkeypatch.setattr(doctor, "available_cores", lambda: 16)
-    settings = doctor.Settings(processes=1, workers=16)
-    for text, state, said in (
-        ("150000 100000\n", "note", "may use 1.5 cores only: set AGEGENDER_WORKERS to 1."),
-        ("max 100000\n", "ok", "16 cores; the service has 1 x 16 workers"),
-    ):
-        quota.write_text(text)
-        (finding,) = doctor._cores(settings)
-        assert finding.state == state
-        assert said in finding.text
-    quota.unlink()
-    assert [finding.state for finding in doctor._cores(settings)] == ["ok"]
-
-
 def test_without_the_example_a_drawn_picture_is_read(
     models_folder: Path, empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

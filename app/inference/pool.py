@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import os
 import threading
 import time
 from collections import deque
@@ -316,10 +315,3 @@ def _resolve(result: asyncio.Future[Any], value: object, error: BaseException | 
         result.set_result(value)
     else:
         result.set_exception(error)
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from engine import Compose, Container, composed, docker, running, wait_until
@@ -229,3 +230,9 @@ def test_a_mistake_ends_it_with_one_sentence(serve_image: str, tmp_path: Path) -
     assert done.returncode != 0
     assert "/models" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_there_is_a_worker_for_each_core_that_the_container_may_use(serve_image: str) -> None:
+    with running(serve_image, "--cpus=1") as container:
+        metrics = httpx.get(f"{container.url}/metrics", trust_env=False).text
+    assert "agegender_places 5.0" in metrics.splitlines()  # one worker, and four that may wait for it

@@ -15,7 +15,7 @@ from helpers import until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.inference.pool import Load, Overloaded, Pool, QueueTimeout, ShuttingDown, available_cores
+from app.inference.pool import Load, Overloaded, Pool, QueueTimeout, ShuttingDown
 
 PATIENCE = 30  # seconds until a test that hangs fails
 
@@ -643,7 +643,3 @@ def test_a_crowd_that_comes_and_goes_leaves_exact_counts(most: int) -> None:
             await until(lambda: pool.load().admitted == 0)
 
         run(test)
-
-
-def test_available_cores_are_at_least_one() -> None:
-    assert available_cores() >= 1
