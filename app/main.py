@@ -39,8 +39,8 @@ logger = logging.getLogger("agegender")
 CANNOT_START = (ModelsInvalid, UnknownModel, ModelUnavailable, DetectorFileError, TracesUnavailable)
 """What keeps the service from starting; each says in one sentence what to do."""
 
-
-_WORKER_NICENESS = 5
+_NICER = 5
+"""By how much workers are, than the event loop."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -184,10 +184,12 @@ def _settle(core: int | None) -> None:
     its data is in the cache: 217 instead of 206 answers a second, and refusals in half the time.
     """
     if sys.platform == "linux":  # where each thread has a niceness of its own
+        thread = threading.get_native_id()
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _WORKER_NICENESS)
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICER)
+        with contextlib.suppress(OSError):
             if core is not None:
-                os.sched_setaffinity(threading.get_native_id(), {core})
+                os.sched_setaffinity(thread, {core})
 
 
 def _return_freed_memory() -> None:
