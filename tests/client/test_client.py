@@ -249,6 +249,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
+        time.sleep(0.001)  # else it would take the interpreter from the service that it waits for
 
 
 # Servers of all kinds
