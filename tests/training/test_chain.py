@@ -176,7 +176,7 @@ def test_best_weights_that_a_kill_left_unwritten_are_kept_on_resuming(trained: W
         (("train", "A", "--resume", "--epochs", "32:3"), "--resume needs the same"),
         (("train", "A", "--resume", "--seed", "4"), "--resume needs the same"),
         (("train", "A", "--resume", "--fairface-share", "0.5"), "--resume needs the same"),
-        (("train", "A", "--fairface-share", "2"), "0<=x<=1"),
+        (("train", "A", "--fairface-share", "2"), "for '--fairface-share'"),
         (("train", "A", "--init", "imagenet"), "imagenet is for B"),
         (("train", "A", "--init", "nowhere.keras"), "nowhere.keras is no model that can be read"),
         (("train", "A", "--teacher", "nowhere.keras"), "nowhere.keras is no model that can be read"),
