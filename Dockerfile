@@ -16,7 +16,8 @@ ARG BASE_IMAGE=python:3.11.15-slim-bookworm@sha256:d29f48a31a8b408ed19272ca1e7b1
 
 # What builds, and stays behind: pip lives apart from the environment that the images take over.
 FROM ${BASE_IMAGE} AS builder
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+ENV PIP_CACHE_DIR=/var/cache/pip \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/agegender
 
@@ -26,7 +27,7 @@ RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/agegender
 # and ReDoc, which comes with Swagger UI.
 FROM builder AS serve-dependencies
 COPY requirements/serve.txt docker/init.txt /requirements/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca \
     /opt/pip/bin/pip --python /opt/agegender/bin/python install --no-compile \
@@ -38,7 +39,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM builder AS train-dependencies
 COPY requirements/train.txt docker/init.txt /requirements/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca \
     /opt/pip/bin/pip --python /opt/agegender/bin/python install --no-compile \
@@ -48,7 +49,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 # The project alone, laid out to be put over either environment.
 FROM builder AS project
 COPY requirements/build.txt /requirements/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca \
     /opt/pip/bin/pip install --require-hashes -r /requirements/build.txt
@@ -90,7 +91,7 @@ ENV PATH=/opt/agegender/bin:$PATH \
     PYTHONUNBUFFERED=1
 
 
-# Works in /work, where data/, runs/ and models/ are mounted.
+# Works in /job, where data/, runs/ and models/ are mounted.
 FROM runtime AS train
 COPY --from=train-dependencies /opt/agegender /opt/agegender
 COPY --from=yunet /cache /opt/agegender/cache
@@ -100,7 +101,7 @@ RUN HOME=/tmp/build python3 -c 'import training.cli, training.fit, training.expo
 # Keras and Matplotlib want to keep something in a home.
 ENV HOME=/tmp \
     MPLCONFIGDIR=/tmp/matplotlib
-WORKDIR /work
+WORKDIR /job
 USER 10001:10001
 ENTRYPOINT ["dumb-init", "--", "agegender-train"]
 CMD ["--help"]

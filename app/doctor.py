@@ -122,9 +122,7 @@ def _cores(settings: Settings) -> Iterator[Finding]:
         f"{cores} cores; the service has {settings.processes} x {settings.workers} workers of one thread each"
     )
     if workers > cores:
-        yield _note(
-            f"{text}, more than there are cores: set AGEGENDER_WORKERS to {cores}, or leave it unset."
-        )
+        yield _note(f"{text}, more than it may use: set AGEGENDER_WORKERS to {cores}, or leave it unset.")
     else:
         yield _ok(f"{text}.")
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import itertools
 import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import Any
 
@@ -131,11 +130,11 @@ def start(settings: Settings) -> Service:
     if yunet is None:
         logger.info("YuNet is not installed: Haar finds the faces, until `agegender fetch-detector` is run")
 
-    cores = _core_of_each_worker(settings)
+    cores = _cores_to_keep(settings)
 
     def make_worker() -> Predictor:
-        if (core := next(cores)) is not None:
-            _stay_on(core)
+        if cores:
+            _stay_on(cores.pop())
         predictor = Predictor(
             catalogue,
             yunet=yunet,
@@ -166,17 +165,17 @@ def start(settings: Settings) -> Service:
     )
 
 
-def _core_of_each_worker(settings: Settings) -> Iterator[int | None]:
-    """A core for each, where there are as many workers as cores and no other process has any; else None."""
+def _cores_to_keep(settings: Settings) -> list[int]:
+    """A core for each worker, where there are as many of both and no other process has workers; else none."""
     if sys.platform == "linux":
-        cores = sorted(os.sched_getaffinity(0))
+        cores = list(os.sched_getaffinity(0))
         if settings.processes == 1 and settings.workers == len(cores):
-            return iter(cores)
-    return itertools.repeat(None)
+            return cores
+    return []
 
 
 def _stay_on(core: int) -> None:
-    """Keep this thread, a worker's, where its data is in the cache: 217 instead of 206 answers a second."""
+    """Keep this thread, a worker's, where its data is in the cache: it answers some 5 % more."""
     with contextlib.suppress(OSError):
         os.sched_setaffinity(threading.get_native_id(), {core})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from helpers import AGEGENDER, PATIENCE, YUNET, Server, environment, needs_yunet
 from tiny_models import put_model
 
-from app import doctor
+from app import cores, doctor
 
 
 def examine(cache: Path, models: Path, **extra: str) -> tuple[int, list[tuple[str, str]]]:
@@ -127,7 +128,25 @@ def test_more_workers_than_cores_are_noted(
     _, findings = examine(empty_cache, models_folder, AGEGENDER_WORKERS="1000")
     state, said = found(findings, "1 x 1000 workers")
     assert state == "note"
-    assert "more than there are cores: set AGEGENDER_WORKERS to " in said
+    assert "more than it may use: set AGEGENDER_WORKERS to " in said
+
+
+def test_more_workers_than_a_container_may_use_are_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "_CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    settings = doctor.Settings(processes=1, workers=16)
+    for text, state, said in (
+        ("150000 100000\n", "note", "more than it may use: set AGEGENDER_WORKERS to 2, or leave it unset."),
+        ("max 100000\n", "ok", "16 cores; the service has 1 x 16 workers"),
+    ):
+        (tmp_path / "cpu.max").write_text(text)
+        (finding,) = doctor._cores(settings)
+        assert finding.state == state
+        assert said in finding.text
+    (tmp_path / "cpu.max").unlink()
+    assert [finding.state for finding in doctor._cores(settings)] == ["ok"]
 
 
 def test_without_the_example_a_drawn_picture_is_read(

@@ -81,6 +81,7 @@ class Observe:
             logger.info("request", extra={"fields": fields})
 
 
+# json.dumps makes such an encoder anew each time.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
