@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import queue
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from app.cores import available_cores
 from app.inference.predictor import Predictor
+from app.inference.variants import load_catalogue
 from app.inference.yunet import YuNet
 from benchmarks import parts, server
 from benchmarks.bench import DEFAULT_MODEL, Bench
 from benchmarks.load import at_random, evenly, perfect_queue, post
-from benchmarks.photographs import Photograph, photograph
+from benchmarks.photographs import ROOT, Photograph, photograph
 from benchmarks.report import Grid, Report
 from benchmarks.server import Server
 
@@ -28,7 +34,11 @@ SATURATING = 8
 def run(bench: Bench) -> Report:
     """Throughput by concurrency, and latency at half the load that saturates."""
     bounds = Grid(
-        "What is possible", ("photograph", "parts, ms", "bound/s", "threads without HTTP/s", "of bound")
+        "What is possible",
+        (
+            *("photograph", "parts, ms", "bound/s"),
+            *("processes without HTTP/s", "of bound", "threads without HTTP/s", "of bound"),
+        ),
     )
     saturated = Grid(
         "The service, connections that send again when they are answered",
@@ -51,8 +61,12 @@ def run(bench: Bench) -> Report:
             photo = photograph(*size)
             cost = parts.measure(bench, photo).sum()
             bound = 1000 * available_cores() / cost
-            threads = _threads_alone(bench, photo)
-            bounds.rows.append((photo.name, cost, bound, threads, threads / bound))
+            spawn = multiprocessing.get_context("spawn")
+            processes = _without_http(bench, photo, spawn.Process, spawn.Barrier, spawn.SimpleQueue())
+            threads = _without_http(bench, photo, threading.Thread, threading.Barrier, queue.SimpleQueue())
+            bounds.rows.append(
+                (photo.name, cost, bound, processes, processes / bound, threads, threads / bound)
+            )
             for concurrency in CONCURRENCIES:
                 rate, not_200 = _saturate(bench, running, photo, concurrency, bound, saturated)
                 if concurrency <= SATURATING:
@@ -104,24 +118,28 @@ def _half(
     return found[0]
 
 
-def _threads_alone(bench: Bench, photo: Photograph) -> float:
-    """Predictions per second by as many threads as there are cores in this process, without HTTP."""
-    yunet = None if bench.yunet is None else YuNet(bench.yunet)
-    predictors = [Predictor(bench.catalogue, yunet=yunet) for _ in range(available_cores())]
-    done: list[int] = []
-    end = time.perf_counter() + bench.seconds(2)
+def _without_http(
+    bench: Bench, photo: Photograph, worker: Callable[..., Any], barrier: Callable[[int], Any], rates: Any
+) -> float:
+    """Predictions per second by as many threads or processes as there are cores, each with a predictor of its own."""
+    ready = barrier(available_cores())
+    args = (bench.yunet, photo.jpeg, ready, bench.seconds(2), rates)
+    workers = [worker(target=_predict, args=args) for _ in range(available_cores())]
+    for each in workers:
+        each.start()
+    rate: float = sum(rates.get() for _ in workers)
+    for each in workers:
+        each.join()
+    return rate
 
-    def work(predictor: Predictor) -> None:
-        count = 0
-        while time.perf_counter() < end:
-            predictor.predict(photo.jpeg, model=DEFAULT_MODEL)
-            count += 1
-        done.append(count)
 
-    threads = [threading.Thread(target=work, args=(predictor,)) for predictor in predictors]
-    begun = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(done) / (time.perf_counter() - begun)
+def _predict(yunet: Path | None, jpeg: bytes, ready: Any, seconds: float, rates: Any) -> None:
+    """Predict for `seconds`, once all are `ready`, and put into `rates` how often a second."""
+    predictor = Predictor(load_catalogue(ROOT / "models"), yunet=None if yunet is None else YuNet(yunet))
+    predictor.predict(jpeg, model=DEFAULT_MODEL)
+    ready.wait()
+    count, begun = 0, time.perf_counter()
+    while time.perf_counter() < begun + seconds:
+        predictor.predict(jpeg, model=DEFAULT_MODEL)
+        count += 1
+    rates.put(count / (time.perf_counter() - begun))
