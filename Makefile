@@ -55,28 +55,24 @@ FAIRFACE ?= data/fairface.tar.gz
 INIT ?= imagenet
 RUNS := runs/models
 FIRST := $(RUNS)/first
+SECOND := $(RUNS)/second
 TRAIN := $(BIN)/agegender-train
 
 models: model-B ## Make both models anew from UTKFACE=... and FAIRFACE=...
 
-# A learns from the labels first, then from B's answers beside them, and B from both networks' in the end.
-model-A: $(FIRST)/age_gender_B.onnx
+# A learns from the labels first, then from B's answers beside them, and B from both networks' in the end. Only those
+# two are exported, and so see the test split.
+model-A: data/cache/labels.npz
+	$(TRAIN) train B --init $(INIT) --epochs 96:5,128:6 --runs $(FIRST) --resume
 	$(TRAIN) train A --epochs 96:9 --runs $(FIRST) --resume
-	$(TRAIN) export age_gender_A --runs $(FIRST) --models $(FIRST)
-	$(TRAIN) train A --init $(FIRST)/age_gender_A.keras --epochs 96:4 --runs $(RUNS)/second --resume
-	$(TRAIN) export age_gender_A --runs $(RUNS)/second --models $(RUNS)/second
-	$(TRAIN) train A --init $(RUNS)/second/age_gender_A.keras --teacher $(FIRST)/age_gender_B.keras --epochs 96:30 \
-	  --runs $(RUNS) --resume
+	$(TRAIN) train A --init $(FIRST)/A --epochs 96:4 --runs $(SECOND) --resume
+	$(TRAIN) train A --init $(SECOND)/A --teacher $(FIRST)/B --epochs 96:30 --runs $(RUNS) --resume
 	$(TRAIN) export age_gender_A --runs $(RUNS)
 
 model-B: model-A
-	$(TRAIN) train B --init $(FIRST)/age_gender_B.keras --teacher $(FIRST)/age_gender_B.keras \
-	  --teacher models/age_gender_A.keras --epochs 128:6 --peak-learning-rate 0.0005 --runs $(RUNS) --resume
+	$(TRAIN) train B --init $(FIRST)/B --teacher $(FIRST)/B --teacher $(RUNS)/A \
+	  --epochs 128:6 --peak-learning-rate 0.0005 --runs $(RUNS) --resume
 	$(TRAIN) export age_gender_B --runs $(RUNS)
-
-$(FIRST)/age_gender_B.onnx: data/cache/labels.npz
-	$(TRAIN) train B --init $(INIT) --epochs 96:5,128:6 --runs $(FIRST) --resume
-	$(TRAIN) export age_gender_B --runs $(FIRST) --models $(FIRST)
 
 data/cache/labels.npz: | $(VENV)/.train
 	$(if $(YUNET),,$(BIN)/agegender fetch-detector)

@@ -18,28 +18,22 @@ Variant = Literal["A", "B"]
 BATCH_NORM_MOMENTUM = 0.9
 
 
-def build(variant: Variant, dropout: float = 0.2, init: str | None = None) -> keras.Model:
+def build(variant: Variant, dropout: float = 0.2, backbone: str | None = None) -> keras.Model:
     """The network of `variant`: (n, side, side, 3) RGB in 0..255 to `{"age": (n, 101), "gender": (n, 1)}` logits.
 
-    `side` is free, so that training can begin on smaller images. `init` names the first weights, None being random
-    ones: an exported `.keras` file of the same variant, or for B's backbone "imagenet" (downloaded) or a file.
+    `side` is free, so that training can begin on smaller images. Weights are random, but for those of B's backbone
+    where `backbone` is "imagenet" (downloaded) or names a file.
     """
     inputs = keras.Input((None, None, 3), name="image")
     scaled = layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(inputs)
-    earlier = init if init is not None and init.endswith(".keras") else None
-    features = (
-        _residual_network(scaled) if variant == "A" else _mobilenet_v2(scaled, None if earlier else init)
-    )
+    features = _residual_network(scaled) if variant == "A" else _mobilenet_v2(scaled, backbone)
     pooled = layers.GlobalAveragePooling2D(name="pool")(features)
     pooled = layers.Dropout(dropout, name="dropout")(pooled)
     outputs = {
         "age": layers.Dense(AGES, name="age_logits")(pooled),
         "gender": layers.Dense(1, name="gender_logit")(pooled),
     }
-    network = keras.Model(inputs, outputs, name=f"age_gender_{variant}")
-    if earlier:
-        network.set_weights(load_exported(earlier).get_layer(network.name).get_weights())
-    return network
+    return keras.Model(inputs, outputs, name=f"age_gender_{variant}")
 
 
 def load_exported(file: str) -> keras.Model:
@@ -72,10 +66,10 @@ def with_probabilities(
     return keras.Model(inputs, {"age": age, "gender": gender}, name=network.name)
 
 
-def _mobilenet_v2(scaled: keras.KerasTensor, init: str | None) -> keras.KerasTensor:
+def _mobilenet_v2(scaled: keras.KerasTensor, weights: str | None) -> keras.KerasTensor:
     """MobileNetV2 1.0 (Sandler et al. 2018) up to its last feature map."""
     backbone = keras.applications.MobileNetV2(
-        input_shape=(CROP_SIZE, CROP_SIZE, 3), include_top=False, weights=init
+        input_shape=(CROP_SIZE, CROP_SIZE, 3), include_top=False, weights=weights
     )
     free = keras.applications.MobileNetV2(input_tensor=scaled, include_top=False, weights=None)
     free.set_weights(backbone.get_weights())

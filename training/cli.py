@@ -140,14 +140,15 @@ def train(
     init: Annotated[
         str | None,
         typer.Option(
-            help="First weights: an exported .keras file of the variant to go on from, or for B's backbone "
-            "'imagenet' (its default, downloaded) or a file."
+            help="First weights: an exported .keras file, or the folder of a run, of the variant to go on from; or for "
+            "B's backbone 'imagenet' (its default, downloaded) or a file."
         ),
     ] = None,
     teacher: Annotated[
         list[str] | None,
         typer.Option(
-            help="An exported .keras file whose answers are learned beside the labels; may be repeated."
+            help="An exported .keras file, or the folder of a run, whose answers are learned beside the labels; "
+            "may be repeated."
         ),
     ] = None,
     epochs: Annotated[

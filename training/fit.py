@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from app.inference.ages import expectation
 from app.vision.align import CROP_SIZE
-from training.architectures import Variant, build
+from training.architectures import Variant, build, load_exported, with_probabilities
 from training.augment import Augment
 from training.data import FAIRFACE, UTKFACE, Faces
 from training.errors import TrainingError
@@ -50,8 +50,10 @@ class Config:
 
     The last side is that at which the network is validated and served."""
     init: str | None = None
+    """First weights, random where there are none: an exported `.keras` file or the folder of a run of the same
+    variant; for B's backbone "imagenet" or a file."""
     teachers: tuple[str, ...] = ()
-    """Exported `.keras` files whose answers are learned beside the labels."""
+    """Exported `.keras` files, or folders of runs, whose answers are learned beside the labels."""
     batch_size: int = 64
     peak_learning_rate: float = 1e-3
     warm_up: float = 1 / 15
@@ -254,9 +256,11 @@ def train(
             )
     if not history:
         (run / TEACHERS_FILE).unlink(missing_ok=True)
-    taught = soft_targets(config.teachers, faces, run / TEACHERS_FILE) if config.teachers else None
+    taught = None
+    if config.teachers:
+        taught = soft_targets(map(_served, config.teachers), faces, run / TEACHERS_FILE)
     keras.utils.set_random_seed(config.seed)
-    network = build(config.variant, config.dropout, config.init)
+    network = begin(config)
     averaged = build(config.variant, config.dropout)
     averaged.set_weights(network.get_weights())
     augment = Augment(seed=config.seed)
@@ -351,6 +355,27 @@ def load_best(run: Path) -> keras.Model:
     network = build(config.variant, config.dropout)
     network.load_weights(run / BEST_FILE)
     return network
+
+
+def begin(config: Config) -> keras.Model:
+    """The network of `config` with its first weights. Raises TrainingError."""
+    init = config.init
+    if init is not None and (init.endswith(".keras") or Path(init).is_dir()):
+        network = build(config.variant, config.dropout)
+        earlier = _served(init)
+        if earlier.name != network.name:
+            raise TrainingError(f"{init} holds a network of another variant than {config.variant}.")
+        network.set_weights(earlier.get_layer(network.name).get_weights())
+        return network
+    return build(config.variant, config.dropout, init)
+
+
+def _served(path: str) -> keras.Model:
+    """What a run's folder or an exported file holds, as `with_probabilities` makes it. Raises TrainingError."""
+    if not Path(path).is_dir():
+        return load_exported(path)
+    side = Config.of_record(load_record(Path(path))[0]).side
+    return with_probabilities(load_best(Path(path)), side=side)
 
 
 def describe(config: Config, faces: Faces) -> dict[str, Any]:

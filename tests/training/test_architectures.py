@@ -7,7 +7,7 @@ import pytest
 
 keras = pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
 
-from training.architectures import Variant, build, with_probabilities
+from training.architectures import build, with_probabilities
 
 
 def test_a_has_at_most_6_million_parameters_and_gives_probabilities() -> None:
@@ -28,23 +28,13 @@ def test_a_has_at_most_6_million_parameters_and_gives_probabilities() -> None:
 def test_b_begins_with_the_weights_of_the_file_it_is_given(tmp_path: Path) -> None:
     given = keras.applications.MobileNetV2(input_shape=(128, 128, 3), include_top=False, weights=None)
     given.save_weights(tmp_path / "backbone.weights.h5")
-    network = build("B", init=str(tmp_path / "backbone.weights.h5"))
+    network = build("B", backbone=str(tmp_path / "backbone.weights.h5"))
     theirs = [w for w in given.get_weights() if w.ndim == 4]
     ours = [w for w in network.get_weights() if w.ndim == 4]
     assert len(theirs) == 52
     assert all(np.array_equal(a, b) for a, b in zip(theirs, ours, strict=True))
     norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert {layer.momentum for layer in norms} == {0.9}  # at 0.999 validation jumps about
-
-
-@pytest.mark.parametrize("variant", ["A", "B"])
-def test_a_network_goes_on_from_an_exported_file(tmp_path: Path, variant: Variant) -> None:
-    earlier = build(variant)
-    with_probabilities(earlier).save(tmp_path / "earlier.keras")
-    network = build(variant, init=str(tmp_path / "earlier.keras"))
-    assert all(
-        np.array_equal(a, b) for a, b in zip(earlier.get_weights(), network.get_weights(), strict=True)
-    )
 
 
 def test_a_network_that_learned_on_smaller_images_is_given_them_when_served() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from face_images import write_chips
 keras = pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
 
 from training import data, fit
-from training.architectures import build, with_probabilities
+from training.architectures import build, load_exported, with_probabilities
 from training.fit import Batches, Config
 from training.splits import TRAIN
 from training.teachers import SoftTargets, soft_targets
@@ -44,7 +45,7 @@ def answers(file: str, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_teachers_say_the_mean_over_all_of_them_and_over_each_training_face_and_its_mirror_image(
     faces: data.Faces, teachers: list[str], tmp_path: Path
 ) -> None:
-    taught = soft_targets(teachers, faces, tmp_path / "kept.npz")
+    taught = soft_targets(map(load_exported, teachers), faces, tmp_path / "kept.npz")
     rows = faces.indices(TRAIN)
     crops = np.asarray(faces.crops[rows])
     views = [answers(file, view) for file in teachers for view in (crops, np.flip(crops, axis=2))]
@@ -60,8 +61,8 @@ def test_teachers_say_the_mean_over_all_of_them_and_over_each_training_face_and_
 def test_a_run_that_goes_on_does_not_ask_its_teachers_again(
     faces: data.Faces, teachers: list[str], tmp_path: Path
 ) -> None:
-    first = soft_targets(teachers[:1], faces, tmp_path / "kept.npz")
-    again = soft_targets(["gone.keras"], faces, tmp_path / "kept.npz")
+    first = soft_targets([load_exported(teachers[0])], faces, tmp_path / "kept.npz")
+    again = soft_targets(map(load_exported, ["gone.keras"]), faces, tmp_path / "kept.npz")
     np.testing.assert_array_equal(again.age, first.age)
 
 
@@ -84,3 +85,16 @@ def test_a_network_learns_from_its_teachers(faces: data.Faces, teachers: list[st
     plain = Config("A", stages=((32, 1),), batch_size=8)
     fit.train(plain, faces, tmp_path / "plain", resume=False, log=print)
     assert history[0]["loss"] < 0.8 * fit.load_record(tmp_path / "plain")[1][0]["loss"]
+
+
+def test_a_folder_of_a_run_teaches_as_the_network_that_it_keeps(faces: data.Faces, tmp_path: Path) -> None:
+    fit.train(CONFIG, faces, tmp_path / "teacher", resume=False, log=print)
+    taught = dataclasses.replace(CONFIG, teachers=(str(tmp_path / "teacher"),))
+    fit.train(taught, faces, tmp_path / "pupil", resume=False, log=print)
+    with np.load(tmp_path / "pupil" / fit.TEACHERS_FILE) as kept:
+        said = kept["age"]
+    with_probabilities(fit.load_best(tmp_path / "teacher"), side=32).save(tmp_path / "exported.keras")
+    row = faces.indices(TRAIN)[:1]
+    crops = np.asarray(faces.crops[row])
+    views = [answers(str(tmp_path / "exported.keras"), view)[0] for view in (crops, np.flip(crops, axis=2))]
+    np.testing.assert_allclose(said[row], np.mean(views, axis=0), atol=1e-3)

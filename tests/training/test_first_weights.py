@@ -1,0 +1,50 @@
+"""A run begins where another one ended, whether that one was exported or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from face_images import write_chips
+
+keras = pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
+
+from training import data, fit
+from training.architectures import Variant, build, with_probabilities
+from training.errors import TrainingError
+from training.fit import Config
+
+STAGES = ((32, 1),)
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> data.Faces:
+    folder = tmp_path_factory.mktemp("begun")
+    write_chips(folder / "UTKFace", 60)
+    return data.prepare(folder / "cache", folder / "UTKFace")[0]
+
+
+def same_weights(one: keras.Model, other: keras.Model) -> bool:
+    pairs = zip(one.get_weights(), other.get_weights(), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("variant", ["A", "B"])
+def test_an_exported_file(tmp_path: Path, variant: Variant) -> None:
+    earlier = build(variant)
+    with_probabilities(earlier).save(tmp_path / "earlier.keras")
+    network = fit.begin(Config(variant, STAGES, init=str(tmp_path / "earlier.keras")))
+    assert same_weights(network, earlier)
+
+
+def test_the_folder_of_a_run(faces: data.Faces, tmp_path: Path) -> None:
+    fit.train(Config("A", STAGES, batch_size=8), faces, tmp_path, resume=False, log=print)
+    network = fit.begin(Config("A", STAGES, init=str(tmp_path)))
+    assert same_weights(network, fit.load_best(tmp_path))
+
+
+def test_another_variant_is_refused(tmp_path: Path) -> None:
+    with_probabilities(build("A")).save(tmp_path / "a.keras")
+    with pytest.raises(TrainingError, match="a network of another variant than B"):
+        fit.begin(Config("B", STAGES, init=str(tmp_path / "a.keras")))
