@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import queue
-import threading
+import multiprocessing.dummy
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +58,8 @@ def run(bench: Bench) -> Report:
             photo = photograph(*size)
             cost = parts.measure(bench, photo).sum()
             bound = 1000 * available_cores() / cost
-            spawn = multiprocessing.get_context("spawn")
-            processes = _without_http(bench, photo, spawn.Process, spawn.Barrier, spawn.SimpleQueue())
-            threads = _without_http(bench, photo, threading.Thread, threading.Barrier, queue.SimpleQueue())
+            processes = _without_http(bench, photo, multiprocessing.get_context("spawn"))
+            threads = _without_http(bench, photo, multiprocessing.dummy)
             bounds.rows.append(
                 (photo.name, cost, bound, processes, processes / bound, threads, threads / bound)
             )
@@ -118,13 +114,14 @@ def _half(
     return found[0]
 
 
-def _without_http(
-    bench: Bench, photo: Photograph, worker: Callable[..., Any], barrier: Callable[[int], Any], rates: Any
-) -> float:
-    """Predictions per second by as many threads or processes as there are cores, each with a predictor of its own."""
-    ready = barrier(available_cores())
+def _without_http(bench: Bench, photo: Photograph, kind: Any) -> float:
+    """Predictions per second by as many workers as there are cores, each with a predictor of its own.
+
+    They are processes, or threads where `kind` is `multiprocessing.dummy`.
+    """
+    ready, rates = kind.Barrier(available_cores()), kind.Queue()
     args = (bench.yunet, photo.jpeg, ready, bench.seconds(2), rates)
-    workers = [worker(target=_predict, args=args) for _ in range(available_cores())]
+    workers = [kind.Process(target=_predict, args=args) for _ in range(available_cores())]
     for each in workers:
         each.start()
     rate: float = sum(rates.get() for _ in workers)

@@ -363,7 +363,7 @@ splits: `{self.record["data_sha256"]}`.
             ("", "value"),
             [
                 ("first weights", _first_weights(record)),
-                ("teachers", ", ".join(f"`{Path(file).name}`" for file in record["teachers"]) or "none"),
+                ("teachers", ", ".join(map(_name, record["teachers"])) or "none"),
                 ("epochs planned", _planned(record)),
                 ("epochs run, best", f"{len(history)}, {best['epoch']:.0f}"),
                 ("FairFace's faces in an epoch", _share(record["fairface_share"])),
@@ -473,7 +473,12 @@ def _first_weights(record: dict[str, Any]) -> str:
     init = record["init"]
     if init is None or init == "imagenet":
         return "random" if init is None else "trained on ImageNet"
-    return f"those of `{Path(init).name}`"
+    return f"those of {_name(init)}"
+
+
+def _name(path: str) -> str:
+    """A file or a run by its folder too, since all runs of a variant have one name."""
+    return f"`{'/'.join(Path(path).parts[-2:])}`"
 
 
 def _planned(record: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A run begins where another one ended, whether that one was exported or not."""
+"""Where a run begins: where another one ended, whether that one was exported or not."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def same_weights(one: keras.Model, other: keras.Model) -> bool:
 
 
 @pytest.mark.parametrize("variant", ["A", "B"])
-def test_an_exported_file(tmp_path: Path, variant: Variant) -> None:
+def test_a_run_begins_with_an_exported_file(tmp_path: Path, variant: Variant) -> None:
     earlier = build(variant)
     with_probabilities(earlier).save(tmp_path / "earlier.keras")
     network = fit.begin(Config(variant, STAGES, init=str(tmp_path / "earlier.keras")))
     assert same_weights(network, earlier)
 
 
-def test_the_folder_of_a_run(faces: data.Faces, tmp_path: Path) -> None:
+def test_a_run_begins_with_the_best_weights_of_another(faces: data.Faces, tmp_path: Path) -> None:
     fit.train(Config("A", STAGES, batch_size=8), faces, tmp_path, resume=False, log=print)
     network = fit.begin(Config("A", STAGES, init=str(tmp_path)))
     assert same_weights(network, fit.load_best(tmp_path))
 
 
-def test_another_variant_is_refused(tmp_path: Path) -> None:
+def test_a_network_of_another_variant_is_refused(tmp_path: Path) -> None:
     with_probabilities(build("A")).save(tmp_path / "a.keras")
     with pytest.raises(TrainingError, match="a network of another variant than B"):
         fit.begin(Config("B", STAGES, init=str(tmp_path / "a.keras")))
