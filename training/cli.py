@@ -151,6 +151,13 @@ def train(
             "may be repeated."
         ),
     ] = None,
+    recognizer: Annotated[
+        str | None,
+        typer.Option(
+            help="InsightFace's w600k_mbf.onnx, a face recognition network: what its features say is learned like a "
+            "teacher's answers, and the features too."
+        ),
+    ] = None,
     epochs: Annotated[
         str | None, typer.Option(help="Stages as SIDE:EPOCHS, comma-separated, such as 96:4,128:4.")
     ] = None,
@@ -186,6 +193,8 @@ def train(
         config = dataclasses.replace(config, init=init)
     if teacher:
         config = dataclasses.replace(config, teachers=tuple(teacher))
+    if recognizer is not None:
+        config = dataclasses.replace(config, recognizer=recognizer)
     if epochs is not None:
         config = dataclasses.replace(config, stages=_stages(epochs))
     if peak_learning_rate is not None:

@@ -17,6 +17,9 @@ EXPECTATION_WEIGHT = 0.1
 TEACHERS_SHARE = 0.5
 """How much teachers' answers weigh against labels, where there are any."""
 
+FEATURES_WEIGHT = 5.0
+"""Weight of the error in a recognizer's features, where they are learned."""
+
 
 def age_loss(label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
     """Loss of each age in a batch, (n,): `label` is (n, 2) first and last year, `logits` (n, 101).
@@ -53,3 +56,8 @@ def gender_loss(label: keras.KerasTensor, logit: keras.KerasTensor) -> keras.Ker
     """Binary cross-entropy of each gender in a batch, (n,): `label` (n, 1) is the probability of male."""
     positive = ops.maximum(logit, 0.0) - logit * label
     return ops.mean(positive + ops.log1p(ops.exp(-ops.abs(logit))), axis=-1)
+
+
+def features_loss(target: keras.KerasTensor, features: keras.KerasTensor) -> keras.KerasTensor:
+    """Mean squared error of each face's features in a batch, (n,), both (n, size)."""
+    return ops.mean(ops.square(target - features), axis=-1)

@@ -252,6 +252,12 @@ _SOURCES = {
     ),
 }
 
+_RECOGNIZER = (
+    "Features of the training faces above by [InsightFace](https://github.com/deepinsight/insightface)'s "
+    "`w600k_mbf.onnx`, a MobileFaceNet that learned on WebFace600K to tell people apart: **for non-commercial research "
+    "only**."
+)
+
 
 @dataclass(frozen=True)
 class Card:
@@ -343,6 +349,8 @@ exploratory work in which single errors do no harm, through this project's servi
 
     def _data(self) -> str:
         used = [_SOURCES[dataset] for dataset in NAMES if (self.faces.dataset == dataset).any()]
+        if self.record["recognizer"] is not None:
+            used.append(_RECOGNIZER)
         lines = "\n".join(f"- {source}" for source in used)
         return f"""
 {lines}
@@ -364,6 +372,7 @@ splits: `{self.record["data_sha256"]}`.
             [
                 ("first weights", _first_weights(record)),
                 ("teachers", ", ".join(map(_name, record["teachers"])) or "none"),
+                ("recognizer", _name(record["recognizer"]) if record["recognizer"] else "none"),
                 ("epochs planned", _planned(record)),
                 ("epochs run, best", f"{len(history)}, {best['epoch']:.0f}"),
                 ("FairFace's faces in an epoch", _share(record["fairface_share"])),
