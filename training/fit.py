@@ -154,18 +154,18 @@ class Batches(keras.utils.PyDataset):
 class Trainee(keras.Model):
     """The network behind its augmentation, and beside it the moving average of its weights.
 
-    With `features` its own last ones also lead to so many of a teacher's, by a layer that is dropped after training.
+    Its last features also lead to `taught_features` of a recognizer's, by a layer that is dropped after training.
     """
 
     def __init__(
-        self, network: keras.Model, averaged: keras.Model, augment: Augment, features: int = 0
+        self, network: keras.Model, averaged: keras.Model, augment: Augment, taught_features: int = 0
     ) -> None:
         super().__init__()
         self.augment = augment
         self.network = network
         self.whole = network
-        if features:
-            learned = keras.layers.Dense(features, name="features")(network.get_layer("pool").output)
+        if taught_features:
+            learned = keras.layers.Dense(taught_features, name="features")(network.get_layer("pool").output)
             self.whole = keras.Model(network.input, {**network.output, "features": learned})
         self.averaged = averaged
         averaged.trainable = False

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from face_images import write_chips
 
 keras = pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
 
@@ -16,13 +15,6 @@ from training.errors import TrainingError
 from training.fit import Config
 
 STAGES = ((32, 1),)
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> data.Faces:
-    folder = tmp_path_factory.mktemp("begun")
-    write_chips(folder / "UTKFace", 60)
-    return data.prepare(folder / "cache", folder / "UTKFace")[0]
 
 
 def same_weights(one: keras.Model, other: keras.Model) -> bool:

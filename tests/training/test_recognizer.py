@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from face_images import write_chips
 
 pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
 
@@ -25,13 +24,6 @@ from training.recognizer import EMBEDDING, INPUT, STAGES, recognize
 from training.splits import TRAIN
 
 CONFIG = Config("A", stages=((32, 2),), batch_size=8)
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> data.Faces:
-    folder = tmp_path_factory.mktemp("recognized")
-    write_chips(folder / "UTKFace", 60)
-    return data.prepare(folder / "cache", folder / "UTKFace")[0]
 
 
 @pytest.fixture(scope="module")

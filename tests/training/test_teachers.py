@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from face_images import write_chips
 
 keras = pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
 
@@ -18,13 +17,6 @@ from training.splits import TRAIN
 from training.teachers import SoftTargets, mean_of, soft_targets
 
 CONFIG = Config("A", stages=((32, 1),), batch_size=8)
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> data.Faces:
-    folder = tmp_path_factory.mktemp("taught")
-    write_chips(folder / "UTKFace", 60)
-    return data.prepare(folder / "cache", folder / "UTKFace")[0]
 
 
 @pytest.fixture(scope="module")
