@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.ages import expectation
+from app.inference.ages import AGES, expectation
 from app.vision.align import CROP_SIZE
 from training.architectures import Variant, build, load_exported, with_probabilities
 from training.augment import Augment
@@ -26,7 +26,7 @@ from training.events import Events
 from training.files import write_aside, write_json
 from training.losses import FEATURES_WEIGHT, TEACHERS_SHARE, age_loss, features_loss, gender_loss
 from training.plots import learning_curves
-from training.recognizer import recognize
+from training.recognizer import Recognizer, mixtures
 from training.splits import TRAIN, VALIDATION
 from training.teachers import SoftTargets, mean_of, soft_targets
 
@@ -57,7 +57,9 @@ class Config:
     teachers: tuple[str, ...] = ()
     """Exported `.keras` files, or folders of runs, whose answers are learned beside the labels."""
     recognizer: str | None = None
-    """A face recognition network, `w600k_mbf.onnx`, that is one more teacher, and whose features are learned too."""
+    """A face recognition network, `w600k_mbf.onnx`, that is one more teacher, and whose features are learned too.
+
+    Half of each batch are then mixtures of two faces, of which it alone knows something."""
     batch_size: int = 64
     peak_learning_rate: float = 1e-3
     warm_up: float = 1 / 15
@@ -78,6 +80,11 @@ class Config:
     def epochs(self) -> int:
         """Epochs over all stages."""
         return sum(epochs for _, epochs in self.stages)
+
+    @property
+    def labelled(self) -> int:
+        """Labelled faces in a batch."""
+        return self.batch_size if self.recognizer is None else self.batch_size // 2
 
     @property
     def side(self) -> int:
@@ -116,23 +123,25 @@ class Batches(keras.utils.PyDataset):
         config: Config,
         epoch: int,
         taught: SoftTargets | None = None,
-        features: NDArray[np.float16] | None = None,
+        recognizer: Recognizer | None = None,
     ) -> None:
         super().__init__(workers=1, max_queue_size=8)
-        random = np.random.default_rng((config.seed, epoch))
+        seed = (config.seed, epoch)
+        random = np.random.default_rng(seed)
         fairface = faces.indices(TRAIN, FAIRFACE)
         drawn = random.permutation(fairface)[: round(config.fairface_share * len(fairface))]
         order = random.permutation(np.concatenate([faces.indices(TRAIN, UTKFACE), drawn]))
-        whole = len(order) // config.batch_size
+        labelled = config.labelled
+        whole = len(order) // labelled
         if not whole:
             raise TrainingError(
-                f"There are {len(order)} faces to train on, fewer than the {config.batch_size} of one batch: "
-                "prepare more."
+                f"There are {len(order)} faces to train on, fewer than the {labelled} of one batch: prepare more."
             )
         self._faces = faces
         self._taught = taught
-        self._features = features
-        self._batches = order[: whole * config.batch_size].reshape(whole, config.batch_size)
+        self._recognizer = recognizer
+        self._seed = seed
+        self._batches = order[: whole * labelled].reshape(whole, labelled)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -146,9 +155,23 @@ class Batches(keras.utils.PyDataset):
             age = np.concatenate([age, self._taught.age[rows]], axis=1, dtype=np.float32)
             male += TEACHERS_SHARE * (self._taught.male[rows, None] - male)
         labels = {"age": age, "gender": male}
-        if self._features is not None:
-            labels["features"] = self._features[rows].astype(np.float32)
-        return faces.crops[rows], labels
+        crops = faces.crops[rows]
+        if self._recognizer is None:
+            return crops, labels
+        random = np.random.default_rng((*self._seed, index))
+        mixed = mixtures(faces.crops[random.choice(self._batches.ravel(), 2 * len(rows))], random)
+        features, said = self._recognizer.ask(mixed)
+        any_age = np.tile(np.array([0, AGES - 1], np.float32), (len(mixed), 1))
+        theirs = {
+            "age": np.concatenate([any_age, said.age], axis=1),
+            "gender": said.male[:, None],
+            "features": features,
+        }
+        labels["features"] = self._recognizer.features[rows].mean(axis=1)
+        labels = {
+            output: np.concatenate([labels[output], theirs[output]], dtype=np.float32) for output in labels
+        }
+        return np.concatenate([crops, mixed]), labels
 
 
 class Trainee(keras.Model):
@@ -281,19 +304,19 @@ def train(
     if not history:
         (run / TEACHERS_FILE).unlink(missing_ok=True)
         shutil.rmtree(run / RECOGNIZER_FOLDER, ignore_errors=True)
-    taught = features = None
+    taught = recognizer = None
     if config.teachers:
         taught = soft_targets(map(_served, config.teachers), faces, run / TEACHERS_FILE)
     if config.recognizer is not None:
-        features, answers = recognize(config.recognizer, faces, run / RECOGNIZER_FOLDER, config.seed)
-        log(_agreement(answers, faces))
-        taught = answers if taught is None else mean_of(taught, answers)
+        recognizer = Recognizer(config.recognizer, faces, run / RECOGNIZER_FOLDER, config.seed)
+        log(_agreement(recognizer.answers, faces))
+        taught = recognizer.answers if taught is None else mean_of(taught, recognizer.answers)
     keras.utils.set_random_seed(config.seed)
     network = begin(config)
     averaged = build(config.variant, config.dropout)
     averaged.set_weights(network.get_weights())
     augment = Augment(seed=config.seed)
-    trainee = Trainee(network, averaged, augment, 0 if features is None else features.shape[1])
+    trainee = Trainee(network, averaged, augment, 0 if recognizer is None else recognizer.features.shape[2])
     warm_up = math.ceil(config.warm_up * steps)
     schedule = keras.optimizers.schedules.CosineDecay(
         config.peak_learning_rate / 100,
@@ -320,7 +343,7 @@ def train(
 
     losses: dict[str, Any] = {"age": age_loss, "gender": gender_loss}
     weights = dict.fromkeys(losses, 1.0)
-    if features is not None:
+    if recognizer is not None:
         losses["features"] = features_loss
         weights["features"] = FEATURES_WEIGHT
     events = Events(run / EVENTS_FOLDER, history) if tensorboard else None
@@ -341,7 +364,7 @@ def train(
                 jit_compile=keras.backend.backend() == "jax",
             )
         fitted = trainee.fit(
-            Batches(faces, config, epoch, taught, features),
+            Batches(faces, config, epoch, taught, recognizer),
             epochs=1,
             verbose="auto",
             shuffle=False,

@@ -2,7 +2,8 @@
 
 It was trained on millions of photographs of known people, and its features tell age and gender better than a network
 that was trained on tens of thousands of labelled faces. So a student learns both what a head says that is trained on
-the features (Hinton, Vinyals and Dean 2015) and the features themselves (Romero et al. 2015).
+the features (Hinton, Vinyals and Dean 2015) and the features themselves (Romero et al. 2015), of the labelled faces and
+of any number of mixtures of two, which nobody needs to label (Beyer et al. 2022).
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from training.splits import TRAIN
 from training.teachers import SoftTargets
 
 FEATURES_FILE = "features.npy"
+SCALE_FILE = "scale.npz"
 ANSWERS_FILE = "answers.npz"
+HEADS_FILE = "heads.keras"
 
 SIDE = 112
 EYES_NOSE_MOUTH = np.array(
@@ -48,65 +51,97 @@ FOLDS = 5
 _BATCH = 32
 
 
-def recognize(
-    recognizer: str, faces: Faces, folder: Path, seed: int
-) -> tuple[NDArray[np.float16], SoftTargets]:
-    """Features of the training faces (n, size), standardised, and what they say of age and gender.
+class Recognizer:
+    """What the recognizer in the file `w600k_mbf.onnx` knows of faces, and heads on it that were trained on `faces`.
 
-    `recognizer` is InsightFace's `w600k_mbf.onnx`. Features are the means over a face and its mirror image; rows of
-    faces that nothing trains on are zeros. Each face's answer comes from a head that was trained on the other folds,
-    and so does not repeat the face's label. `folder` keeps both, and gives them where they are there.
+    Only training faces are shown to it. `folder` keeps what took long, and gives it where it is there.
     Raises TrainingError.
     """
-    folder.mkdir(exist_ok=True)
-    features, answers = folder / FEATURES_FILE, folder / ANSWERS_FILE
-    if not features.is_file():
-        write_aside(features, lambda path: _write_features(recognizer, faces, path))
-    kept = np.load(features, mmap_mode="r")
-    if not answers.is_file():
-        age, male = _cross_fitted(kept, faces, seed)
-        write_aside(answers, lambda path: np.savez(path, age=age, male=male))
-    with np.load(answers) as said:
-        return kept, SoftTargets(said["age"], said["male"])
+
+    features: NDArray[np.float16]
+    """(n, 2, size), standardised, of each face and its mirror image; zeros for faces that nothing trains on."""
+    answers: SoftTargets
+    """What the heads say of face and mirror image on average, each time the head that did not see the face: it does not
+    repeat its label."""
+
+    def __init__(self, file: str, faces: Faces, folder: Path, seed: int) -> None:
+        folder.mkdir(exist_ok=True)
+        self._network = _open(file)
+        if not (folder / SCALE_FILE).is_file():
+            write_aside(folder / FEATURES_FILE, lambda path: self._write_features(faces, path))
+            write_aside(
+                folder / SCALE_FILE, lambda path: np.savez(path, mean=self._mean, deviation=self._deviation)
+            )
+        with np.load(folder / SCALE_FILE) as scale:
+            self._mean, self._deviation = scale["mean"], scale["deviation"]
+        self.features = np.load(folder / FEATURES_FILE, mmap_mode="r")
+        if not (folder / ANSWERS_FILE).is_file():
+            heads, answers = _cross_fitted(self.features, faces, seed)
+            write_aside(folder / HEADS_FILE, heads.save)
+            write_aside(
+                folder / ANSWERS_FILE, lambda path: np.savez(path, age=answers.age, male=answers.male)
+            )
+        self._heads = keras.saving.load_model(folder / HEADS_FILE)
+        with np.load(folder / ANSWERS_FILE) as said:
+            self.answers = SoftTargets(said["age"], said["male"])
+
+    def ask(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], SoftTargets]:
+        """Features (n, size) of (n, 128, 128, 3) `crops` that carry no label, and the heads' mean answers."""
+        features = (_features(self._network, crops) - self._mean) / self._deviation
+        said = self._heads.predict_on_batch(features)
+        return features, SoftTargets(said["age"], said["gender"][:, 0])
+
+    def _write_features(self, faces: Faces, path: Path) -> None:
+        rows = faces.indices(TRAIN)
+        batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+        size = _features(self._network, faces.crops[rows[:1]]).shape[1]
+        kept = np.lib.format.open_memmap(path, "w+", np.float16, (len(faces), 2, size))
+        total, squares = np.zeros(size), np.zeros(size)
+        for some in track(batches, "recognizer"):
+            crops = faces.crops[some]
+            features = np.stack(
+                [_features(self._network, view) for view in (crops, crops[:, :, ::-1])], axis=1
+            )
+            kept[some] = features
+            total += features.sum(axis=(0, 1))
+            squares += np.square(features).sum(axis=(0, 1))
+        self._mean = (total / (2 * len(rows))).astype(np.float32)
+        variance = squares / (2 * len(rows)) - np.square(self._mean)
+        self._deviation = (np.sqrt(np.maximum(variance, 0)) + 1e-6).astype(np.float32)
+        for some in batches:
+            kept[some] = (kept[some] - self._mean) / self._deviation
+        kept.flush()
 
 
-def _write_features(recognizer: str, faces: Faces, path: Path) -> None:
-    network = _open(recognizer)
-    rows = faces.indices(TRAIN)
-    batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
-    size = _features(network, faces.crops[rows[:1]]).shape[1]
-    kept = np.lib.format.open_memmap(path, "w+", np.float16, (len(faces), size))
-    total, squares = np.zeros(size), np.zeros(size)
-    for some in track(batches, "recognizer"):
-        features = _features(network, faces.crops[some])
-        kept[some] = features
-        total += features.sum(axis=0)
-        squares += np.square(features).sum(axis=0)
-    mean = total / len(rows)
-    deviation = np.sqrt(np.maximum(squares / len(rows) - np.square(mean), 0)) + 1e-6
-    for some in batches:
-        kept[some] = (kept[some] - mean) / deviation
-    kept.flush()
+def mixtures(crops: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """(n // 2, 128, 128, 3) mixtures of the first half of `crops` (n, 128, 128, 3) with the second, some mirrored.
+
+    In some the two are blended evenly, in others a part of the face is one's and the rest the other's, with soft
+    borders: between mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019).
+    """
+    n = len(crops) // 2
+    crops = np.where(random.random((len(crops), 1, 1, 1)) < 0.5, crops, crops[:, :, ::-1])
+    contrast, offset = random.uniform(0, 4, (n, 1, 1)), random.normal(0, 0.7, (n, 1, 1))
+    logits = contrast * random.normal(size=(n, 4, 4)) + offset
+    whole = [cv2.resize(logit, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_CUBIC) for logit in logits]
+    share = (1 / (1 + np.exp(-np.stack(whole))))[..., None]
+    mixed = crops[n:] + share * (crops[:n].astype(np.float64) - crops[n:])
+    return np.asarray(np.rint(mixed), np.uint8)
 
 
 def _features(network: ort.InferenceSession, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     to_template, _ = cv2.estimateAffinePartial2D(
         TEMPLATE * (CROP_SIZE / CHIP_SIZE), EYES_NOSE_MOUTH, method=cv2.LMEDS
     )
-    views = []
-    for view in (crops, crops[:, :, ::-1]):
-        aligned = [
-            cv2.warpAffine(
-                np.ascontiguousarray(crop), to_template, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE
-            )
-            for crop in view
-        ]
-        images = np.stack(aligned).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
-        embedding, *maps = network.run([EMBEDDING, *STAGES], {INPUT: np.ascontiguousarray(images)})
-        unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
-        pooled = [statistic(found, axis=(2, 3)) for found in maps for statistic in (np.mean, np.std)]
-        views.append(np.concatenate([unit, *pooled], axis=1))
-    return np.asarray(np.mean(views, axis=0), np.float32)
+    aligned = [
+        cv2.warpAffine(np.ascontiguousarray(crop), to_template, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
+        for crop in crops
+    ]
+    images = np.stack(aligned).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+    embedding, *maps = network.run([EMBEDDING, *STAGES], {INPUT: np.ascontiguousarray(images)})
+    unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+    pooled = [statistic(found, axis=(2, 3)) for found in maps for statistic in (np.mean, np.std)]
+    return np.concatenate([unit, *pooled], axis=1)
 
 
 def _open(recognizer: str) -> ort.InferenceSession:
@@ -122,27 +157,39 @@ def _open(recognizer: str) -> ort.InferenceSession:
         raise TrainingError(f"{recognizer} cannot be read: name InsightFace's w600k_mbf.onnx.") from error
 
 
-def _cross_fitted(
-    features: NDArray[np.float16], faces: Faces, seed: int
-) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    """Probabilities of the ages (n, 101) and of male (n,), each from the head that did not see the face."""
+def _cross_fitted(features: NDArray[np.float16], faces: Faces, seed: int) -> tuple[keras.Model, SoftTargets]:
+    """Heads on the features (n, 2, size), and what each says of the fold of the training faces that it did not see.
+
+    The model's probabilities of the ages (n, 101) and of male (n, 1) are the means over all heads.
+    """
     age = np.zeros((len(faces), AGES), np.float16)
     male = np.zeros(len(faces), np.float16)
     rows = np.random.default_rng(seed).permutation(faces.indices(TRAIN))
     folds = np.array_split(rows, FOLDS)
     keras.utils.set_random_seed(seed)
+    size = features.shape[2]
+    inputs = keras.Input((size,))
+    heads = []
     for asked in track(folds, "heads on its features"):
         others = np.setdiff1d(rows, asked)
-        head = _head(features.shape[1])
-        labels = {
-            "age": np.stack([faces.age_low[others], faces.age_high[others]], axis=1).astype(np.float32),
-            "gender": faces.male[others, None].astype(np.float32),
+        head = _head(size)
+        bins = np.stack([faces.age_low[others], faces.age_high[others]], axis=1)
+        labels = {"age": bins.astype(np.float32), "gender": faces.male[others, None].astype(np.float32)}
+        views = {output: np.repeat(label, 2, axis=0) for output, label in labels.items()}
+        _fit(head, features[others].reshape(-1, size), views)
+        logits = head(inputs)
+        said = {
+            "age": layers.Softmax()(logits["age"]),
+            "gender": layers.Activation("sigmoid")(logits["gender"]),
         }
-        _fit(head, features[others], labels)
-        logits = head.predict(features[asked], batch_size=1024, verbose=0)
-        age[asked] = keras.ops.convert_to_numpy(keras.ops.softmax(logits["age"]))
-        male[asked] = keras.ops.convert_to_numpy(keras.ops.sigmoid(logits["gender"]))[:, 0]
-    return age, male
+        heads.append(said)
+        answer = keras.Model(inputs, said).predict(
+            features[asked].reshape(-1, size), batch_size=1024, verbose=0
+        )
+        age[asked] = answer["age"].reshape(-1, 2, AGES).mean(axis=1)
+        male[asked] = answer["gender"].reshape(-1, 2).mean(axis=1)
+    mean = {output: layers.Average()([said[output] for said in heads]) for output in heads[0]}
+    return keras.Model(inputs, mean), SoftTargets(age, male)
 
 
 def _head(size: int) -> keras.Model:
@@ -153,10 +200,13 @@ def _head(size: int) -> keras.Model:
 
 
 def _fit(head: keras.Model, features: NDArray[np.float16], labels: dict[str, Any]) -> None:
-    epochs, batch_size = 16, 256
+    epochs, batch_size = 8, 256
     schedule = keras.optimizers.schedules.CosineDecay(1e-3, epochs * -(-len(features) // batch_size))
-    head.compile(
+    learner = keras.Model(
+        head.input, head.output
+    )  # what was compiled itself is not read back without its losses
+    learner.compile(
         optimizer=keras.optimizers.AdamW(schedule, weight_decay=0.05),
         loss={"age": age_loss, "gender": gender_loss},
     )
-    head.fit(features, labels, batch_size=batch_size, epochs=epochs, verbose=0)
+    learner.fit(features, labels, batch_size=batch_size, epochs=epochs, verbose=0)
