@@ -52,6 +52,7 @@ env-train: $(VENV)/.train ## Install what training needs, TensorFlow above all
 # close but weights differ. INIT=FILE where ImageNet's weights cannot be downloaded, YUNET=FILE where YuNet cannot.
 UTKFACE ?= data/UTKFace.tar.gz
 FAIRFACE ?= data/fairface.tar.gz
+RECOGNIZER ?= data/w600k_mbf.onnx
 INIT ?= imagenet
 RUNS := runs/models
 FIRST := $(RUNS)/first
@@ -60,8 +61,8 @@ TRAIN := $(BIN)/agegender-train
 
 models: model-B ## Make both models anew from UTKFACE=... and FAIRFACE=...
 
-# A learns from the labels first, then from B's answers beside them, and B from both networks' in the end. Only those
-# two are exported, and so see the test split.
+# A learns from the labels first, then from B's answers beside them; B from both networks', and in the end from one for
+# face recognition. Only the last of each are exported, and so see the test split.
 model-A: data/cache/labels.npz
 	$(TRAIN) train B --init $(INIT) --epochs 96:5,128:6 --runs $(FIRST) --resume
 	$(TRAIN) train A --epochs 96:9 --runs $(FIRST) --resume
@@ -69,10 +70,15 @@ model-A: data/cache/labels.npz
 	$(TRAIN) train A --init $(SECOND)/A --teacher $(FIRST)/B --epochs 96:30 --runs $(RUNS) --resume
 	$(TRAIN) export age_gender_A --runs $(RUNS)
 
-model-B: model-A
+model-B: $(RECOGNIZER) model-A
 	$(TRAIN) train B --init $(FIRST)/B --teacher $(FIRST)/B --teacher $(RUNS)/A \
-	  --epochs 128:6 --peak-learning-rate 0.0005 --runs $(RUNS) --resume
+	  --epochs 128:6 --peak-learning-rate 0.0005 --runs $(SECOND) --resume
+	$(TRAIN) train B --init $(SECOND)/B --recognizer $(RECOGNIZER) --epochs 128:8 --runs $(RUNS) --resume
 	$(TRAIN) export age_gender_B --runs $(RUNS)
+
+$(RECOGNIZER):
+	@echo "B learns from InsightFace's w600k_mbf.onnx, of its package buffalo_sc: name it, as in" \
+	  '`make models RECOGNIZER=w600k_mbf.onnx`.' >&2; exit 1
 
 data/cache/labels.npz: | $(VENV)/.train
 	$(if $(YUNET),,$(BIN)/agegender fetch-detector)

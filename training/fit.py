@@ -24,7 +24,7 @@ from training.data import FAIRFACE, UTKFACE, Faces
 from training.errors import TrainingError
 from training.events import Events
 from training.files import write_aside, write_json
-from training.losses import FEATURES_WEIGHT, TEACHERS_SHARE, age_loss, features_loss, gender_loss
+from training.losses import TEACHERS_SHARE, age_loss, features_loss, features_weight, gender_loss
 from training.plots import learning_curves
 from training.recognizer import Recognizer, mixtures
 from training.splits import TRAIN, VALIDATION
@@ -59,7 +59,7 @@ class Config:
     recognizer: str | None = None
     """A face recognition network, `w600k_mbf.onnx`, that is one more teacher, and whose features are learned too.
 
-    Half of each batch are then mixtures of two faces, of which it alone knows something."""
+    A quarter of each batch are then mixtures of two faces, of which it alone knows something."""
     batch_size: int = 64
     peak_learning_rate: float = 1e-3
     warm_up: float = 1 / 15
@@ -84,7 +84,7 @@ class Config:
     @property
     def labelled(self) -> int:
         """Labelled faces in a batch."""
-        return self.batch_size if self.recognizer is None else self.batch_size // 2
+        return self.batch_size if self.recognizer is None else self.batch_size - self.batch_size // 4
 
     @property
     def side(self) -> int:
@@ -126,8 +126,7 @@ class Batches(keras.utils.PyDataset):
         recognizer: Recognizer | None = None,
     ) -> None:
         super().__init__(workers=1, max_queue_size=8)
-        seed = (config.seed, epoch)
-        random = np.random.default_rng(seed)
+        random = np.random.default_rng((config.seed, epoch))
         fairface = faces.indices(TRAIN, FAIRFACE)
         drawn = random.permutation(fairface)[: round(config.fairface_share * len(fairface))]
         order = random.permutation(np.concatenate([faces.indices(TRAIN, UTKFACE), drawn]))
@@ -140,13 +139,15 @@ class Batches(keras.utils.PyDataset):
         self._faces = faces
         self._taught = taught
         self._recognizer = recognizer
-        self._seed = seed
+        self._config = config
+        self._epoch = epoch
         self._batches = order[: whole * labelled].reshape(whole, labelled)
 
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.float32]]]:
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        """Crops (n, 128, 128, 3) and labels; with a recognizer, what each label weighs too."""
         rows = np.sort(self._batches[index])
         faces = self._faces
         age = np.stack([faces.age_low[rows], faces.age_high[rows]], axis=1).astype(np.float32)
@@ -158,20 +159,30 @@ class Batches(keras.utils.PyDataset):
         crops = faces.crops[rows]
         if self._recognizer is None:
             return crops, labels
-        random = np.random.default_rng((*self._seed, index))
-        mixed = mixtures(faces.crops[random.choice(self._batches.ravel(), 2 * len(rows))], random)
-        features, said = self._recognizer.ask(mixed)
-        any_age = np.tile(np.array([0, AGES - 1], np.float32), (len(mixed), 1))
-        theirs = {
-            "age": np.concatenate([any_age, said.age], axis=1),
-            "gender": said.male[:, None],
-            "features": features,
-        }
         labels["features"] = self._recognizer.features[rows].mean(axis=1)
+        mixed, theirs = self._mixed(self._recognizer, index)
         labels = {
             output: np.concatenate([labels[output], theirs[output]], dtype=np.float32) for output in labels
         }
-        return np.concatenate([crops, mixed]), labels
+        weight = features_weight(self._epoch / self._config.epochs)
+        each = np.ones(self._config.batch_size, np.float32)
+        return (
+            np.concatenate([crops, mixed]),
+            labels,
+            {"age": each, "gender": each, "features": weight * each},
+        )
+
+    def _mixed(
+        self, recognizer: Recognizer, index: int
+    ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.floating[Any]]]]:
+        """Mixtures of two training faces, labelled by the recognizer: of their age is known that it is one."""
+        random = np.random.default_rng((self._config.seed, self._epoch, index))
+        n = self._config.batch_size - self._config.labelled
+        mixed = mixtures(self._faces.crops[random.choice(self._batches.ravel(), 2 * n)], random)
+        features, said = recognizer.ask(mixed)
+        any_age = np.tile(np.array([0, AGES - 1], np.float32), (n, 1))
+        age = np.concatenate([any_age, said.age], axis=1)
+        return mixed, {"age": age, "gender": said.male[:, None], "features": features}
 
 
 class Trainee(keras.Model):
@@ -342,10 +353,8 @@ def train(
         write_json(run / CONFIG_FILE, describe(config, faces))
 
     losses: dict[str, Any] = {"age": age_loss, "gender": gender_loss}
-    weights = dict.fromkeys(losses, 1.0)
     if recognizer is not None:
         losses["features"] = features_loss
-        weights["features"] = FEATURES_WEIGHT
     events = Events(run / EVENTS_FOLDER, history) if tensorboard else None
     compiled_for = None
     for epoch in range(len(history), config.epochs):
@@ -359,7 +368,6 @@ def train(
             trainee.compile(
                 optimizer=optimizer,
                 loss=losses,
-                loss_weights=weights,
                 # XLA makes TensorFlow on a CPU eight times slower; JAX is made for it.
                 jit_compile=keras.backend.backend() == "jax",
             )

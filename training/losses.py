@@ -17,9 +17,6 @@ EXPECTATION_WEIGHT = 0.1
 TEACHERS_SHARE = 0.5
 """How much teachers' answers weigh against labels, where there are any."""
 
-FEATURES_WEIGHT = 5.0
-"""Weight of the error in a recognizer's features, where they are learned."""
-
 
 def age_loss(label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
     """Loss of each age in a batch, (n,): `label` is (n, 2) first and last year, `logits` (n, 101).
@@ -63,3 +60,12 @@ def gender_loss(label: keras.KerasTensor, logit: keras.KerasTensor) -> keras.Ker
 def features_loss(target: keras.KerasTensor, features: keras.KerasTensor) -> keras.KerasTensor:
     """Mean squared error of each face's features in a batch, (n,), both (n, size)."""
     return ops.mean(ops.square(target - features), axis=-1)
+
+
+def features_weight(done: float) -> float:
+    """What the error in features weighs after the share `done` of all epochs.
+
+    Much at first, when a network learns most from them, and little in the end, when they would keep it from telling age
+    and gender as well as it could.
+    """
+    return 5.0 - 4.5 * done

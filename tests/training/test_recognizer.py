@@ -146,25 +146,28 @@ def test_faces_that_are_mixed_are_mirrored_as_often_as_not() -> None:
     assert 20 <= sum(bright_left) <= 60
 
 
-def test_half_of_a_batch_are_labelled_faces_the_other_half_mixtures_that_the_recognizer_alone_says_something_of(
+def test_a_quarter_of_a_batch_are_mixtures_that_the_recognizer_alone_says_something_of(
     faces: data.Faces, recognizer: str, knows: Recognizer
 ) -> None:
     config = dataclasses.replace(CONFIG, recognizer=recognizer)
     batches = Batches(faces, config, 0, knows.answers, knows)
-    assert len(batches) == len(faces.indices(TRAIN)) // 4
-    crops, labels = batches[0]
+    assert len(batches) == len(faces.indices(TRAIN)) // 6
+    crops, labels, weights = batches[0]
     assert crops.shape[0] == 8
-    for position in range(4):
+    for position in range(6):
         (row,) = (row for row in range(len(faces)) if np.array_equal(faces.crops[row], crops[position]))
         np.testing.assert_array_equal(labels["features"][position], knows.features[row].mean(axis=0))
         assert labels["age"][position, 0] == faces.age_low[row]
-    features, said = knows.ask(crops[4:])
-    np.testing.assert_allclose(labels["features"][4:], features, atol=1e-5)
-    np.testing.assert_allclose(labels["age"][4:, 2:], said.age, atol=1e-5)
-    np.testing.assert_allclose(labels["gender"][4:, 0], said.male, atol=1e-5)
-    np.testing.assert_array_equal(labels["age"][4:, :2], [[0, 100]] * 4)
+    features, said = knows.ask(crops[6:])
+    np.testing.assert_allclose(labels["features"][6:], features, atol=1e-5)
+    np.testing.assert_allclose(labels["age"][6:, 2:], said.age, atol=1e-5)
+    np.testing.assert_allclose(labels["gender"][6:, 0], said.male, atol=1e-5)
+    np.testing.assert_array_equal(labels["age"][6:, :2], [[0, 100]] * 2)
+    later = Batches(faces, config, 1, knows.answers, knows)[0][2]
+    assert later["features"][0] < weights["features"][0] < 10
+    assert later["age"][0] == weights["age"][0] == weights["gender"][7] == 1
     # Another batch mixes others, the same batch of a resumed run the same.
-    assert not np.array_equal(batches[1][0][4:], crops[4:])
+    assert not np.array_equal(batches[1][0][6:], crops[6:])
     np.testing.assert_array_equal(Batches(faces, config, 0, knows.answers, knows)[0][0], crops)
 
 
@@ -172,7 +175,7 @@ def test_only_training_faces_are_mixed(faces: data.Faces, recognizer: str, knows
     crops = np.full_like(faces.crops, 200)
     crops[faces.indices(TRAIN)] = 10
     config = dataclasses.replace(CONFIG, recognizer=recognizer)
-    for crops_of_batch, _ in Batches(
+    for crops_of_batch, *_ in Batches(
         dataclasses.replace(faces, crops=crops), config, 0, knows.answers, knows
     ):
         assert (crops_of_batch == 10).all()
