@@ -82,8 +82,8 @@ class Config:
         return sum(epochs for _, epochs in self.stages)
 
     @property
-    def labelled(self) -> int:
-        """Labelled faces in a batch."""
+    def labelled_per_batch(self) -> int:
+        """Faces in a batch; the rest are mixtures."""
         return self.batch_size if self.recognizer is None else self.batch_size - self.batch_size // 4
 
     @property
@@ -130,7 +130,7 @@ class Batches(keras.utils.PyDataset):
         fairface = faces.indices(TRAIN, FAIRFACE)
         drawn = random.permutation(fairface)[: round(config.fairface_share * len(fairface))]
         order = random.permutation(np.concatenate([faces.indices(TRAIN, UTKFACE), drawn]))
-        labelled = config.labelled
+        labelled = config.labelled_per_batch
         whole = len(order) // labelled
         if not whole:
             raise TrainingError(
@@ -160,24 +160,23 @@ class Batches(keras.utils.PyDataset):
         if self._recognizer is None:
             return crops, labels
         labels["features"] = self._recognizer.features[rows].mean(axis=1)
-        mixed, theirs = self._mixed(self._recognizer, index)
-        labels = {
-            output: np.concatenate([labels[output], theirs[output]], dtype=np.float32) for output in labels
+        mixed, mixed_labels = self._mixed(self._recognizer, index)
+        both = {
+            output: np.concatenate([labels[output], mixed_labels[output]], dtype=np.float32)
+            for output in labels
         }
-        weight = features_weight(self._epoch / self._config.epochs)
-        each = np.ones(self._config.batch_size, np.float32)
-        return (
-            np.concatenate([crops, mixed]),
-            labels,
-            {"age": each, "gender": each, "features": weight * each},
-        )
+        weights = {"age": 1.0, "gender": 1.0, "features": features_weight(self._epoch / self._config.epochs)}
+        of_each = {
+            output: np.full(self._config.batch_size, weight, np.float32) for output, weight in weights.items()
+        }
+        return np.concatenate([crops, mixed]), both, of_each
 
     def _mixed(
         self, recognizer: Recognizer, index: int
     ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.floating[Any]]]]:
         """Mixtures of two training faces, labelled by the recognizer: of their age is known that it is one."""
         random = np.random.default_rng((self._config.seed, self._epoch, index))
-        n = self._config.batch_size - self._config.labelled
+        n = self._config.batch_size - self._config.labelled_per_batch
         mixed = mixtures(self._faces.crops[random.choice(self._batches.ravel(), 2 * n)], random)
         features, said = recognizer.ask(mixed)
         any_age = np.tile(np.array([0, AGES - 1], np.float32), (n, 1))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import ASTRONAUT, DETECTORS, GRACE_HOPPER, ROOT, YUNET, Server, serving
+from helpers import ASTRONAUT, DETECTORS, GRACE_HOPPER, ROOT, YUNET, Server, needs_yunet, serving
 
 MODELS = ("age_gender_A", "age_gender_B")
 
@@ -45,19 +45,26 @@ def test_a_known_person_is_of_a_plausible_age(
     assert 0 <= face["age"]["low"] < face["age"]["years"] < face["age"]["high"] <= 101
 
 
-# Only of the default model: A says male of the crop that Haar's box makes of Eileen Collins. Of Grace Hopper, under a
-# hat, it makes one of which B is unsure.
-@pytest.mark.parametrize("detector", DETECTORS)
+# Only of the default model: A says male of the crop that Haar's box makes of Eileen Collins.
 @pytest.mark.parametrize(
-    ("photograph", "most"), [(ASTRONAUT, 0.5), (GRACE_HOPPER, 0.6)], ids=["eileen collins", "grace hopper"]
+    ("photograph", "detector"),
+    [
+        pytest.param(ASTRONAUT, "haar", id="eileen collins-haar"),
+        pytest.param(ASTRONAUT, "yunet", id="eileen collins-yunet", marks=needs_yunet),
+        pytest.param(
+            GRACE_HOPPER,
+            "haar",
+            id="grace hopper-haar",
+            marks=pytest.mark.xfail(
+                strict=True, reason="B says male, by a hair, of this crop of a woman in a hat"
+            ),
+        ),
+        pytest.param(GRACE_HOPPER, "yunet", id="grace hopper-yunet", marks=needs_yunet),
+    ],
 )
-def test_a_known_woman_is_not_surely_taken_for_a_man(
-    real_server: Server, photograph: Path, most: float, detector: str
-) -> None:
+def test_a_known_person_is_of_the_right_gender(real_server: Server, photograph: Path, detector: str) -> None:
     (face,) = real_server.faces(photograph.read_bytes(), detector=detector)
-    gender = face["gender"]
-    male = gender["probability"] if gender["label"] == "male" else 1 - gender["probability"]
-    assert male < most
+    assert face["gender"]["label"] == "female"
 
 
 def test_the_two_are_different_networks(real_server: Server) -> None:
