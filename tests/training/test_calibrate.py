@@ -83,6 +83,21 @@ def test_faces_of_every_age_are_held_equally_often_though_the_network_leans_to_t
     assert max(after) < 0.84
 
 
+def test_the_ends_hold_80_percent_of_others_too_where_few_faces_were_there_to_fit_them() -> None:
+    random = np.random.default_rng(0)
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        said = 40 + random.normal(0, 6, n)
+        return bells(said, width=7), np.full(n, 40)
+
+    shares = []
+    for _ in range(200):
+        calibration = Calibration(end_correction=fit_end_correction(*draw(40)))
+        shares.append(held(*draw(200), calibration).mean())
+    # By quantiles of the 40 alone it would be 0.765.
+    assert np.mean(shares) == pytest.approx(0.8, abs=0.01)
+
+
 @pytest.mark.parametrize("age", [np.full(7, 90), np.arange(0, 90, 3).repeat(50)])
 def test_a_network_that_says_the_same_of_all_gets_a_correction_too(age: np.ndarray) -> None:
     correction = fit_end_correction(bells(np.full(len(age), 20.0), width=5), age)
