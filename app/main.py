@@ -19,11 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import health, metrics, models, page, predict, problems
 from app.api.body import ArrivalMemory
+from app.api.direct import Direct
 from app.api.observe import Observe
 from app.api.rate_limit import RateLimit, may_ask
 from app.api.schemas import ModelAnswer, ModelsAnswer, Problem
 from app.api.security import ApiKeys
-from app.api.shed import Shed
 from app.api.state import Service
 from app.api.traces import Traced, Traces, TracesUnavailable
 from app.inference.detector_file import DetectorFileError
@@ -68,7 +68,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.api_keys = ApiKeys(settings.api_keys)
     app.state.rate_limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
     app.state.metrics = metrics.Metrics()
-    app.add_middleware(Shed, routes=[route for route in predict.router.routes if isinstance(route, APIRoute)])
+    app.add_middleware(
+        Direct, routes=[route for route in predict.router.routes if isinstance(route, APIRoute)]
+    )
     _observe(app, settings.cors_origins, settings.traces)
     app.add_middleware(_OneSentence)
     for guarded in (predict.router, models.router):

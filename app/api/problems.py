@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,6 +169,17 @@ def as_api_error(error: Exception, request: Request) -> ApiError:
     return ApiError(kind, str(error))
 
 
+def response_to(error: Exception, request: Request) -> Response:
+    """The answer that says what was wrong, of an exception that a request ended with."""
+    known = as_api_error(error, request)
+    return problem_response(known.kind, str(known), request.url.path, request.state.request_id, known.headers)
+
+
+def parameter_invalid(request: Request, errors: Sequence[Mapping[str, Any]]) -> ApiError:
+    """What the first of pydantic's `errors` in the query is answered with."""
+    return ApiError(PARAMETER_INVALID, _what_is_invalid(request, errors[0]))
+
+
 def problem_of(error: ApiError, request: Request) -> Problem:
     """The document that says what was wrong."""
     return _problem(error.kind, str(error), request.url.path, request.state.request_id)
@@ -203,31 +214,22 @@ def problem_response(
 def add_handlers(app: FastAPI) -> None:
     """Turn every exception that a request can end with into a problem document."""
 
-    def respond(
-        request: Request, kind: Kind, detail: str, headers: Mapping[str, str] | None = None
-    ) -> Response:
-        return problem_response(kind, detail, request.url.path, request.state.request_id, headers)
-
-    async def domain_error(request: Request, error: Exception) -> Response:
-        return respond(request, _KINDS[type(error)], str(error))
-
-    async def api_error(request: Request, error: ApiError) -> Response:
-        return respond(request, error.kind, str(error), error.headers)
+    async def known_error(request: Request, error: Exception) -> Response:
+        return response_to(error, request)
 
     async def http_error(request: Request, error: HTTPException) -> Response:
         if error.status_code == 405:
             detail = f"This path does not take {request.method}: the header Allow lists what it takes."
-            return respond(request, METHOD_NOT_ALLOWED, detail, error.headers)
+            return response_to(ApiError(METHOD_NOT_ALLOWED, detail, error.headers), request)
         if error.status_code == 404:
-            return respond(request, NOT_FOUND, NOT_FOUND.example)
+            return response_to(ApiError(NOT_FOUND), request)
         raise error
 
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        return respond(request, PARAMETER_INVALID, _what_is_invalid(request, error.errors()[0]))
+        return response_to(parameter_invalid(request, error.errors()), request)
 
-    for exception in _KINDS:
-        app.add_exception_handler(exception, domain_error)
-    app.add_exception_handler(ApiError, api_error)  # type: ignore[arg-type]
+    for exception in (*_KINDS, ApiError):
+        app.add_exception_handler(exception, known_error)
     app.add_exception_handler(HTTPException, http_error)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, validation_error)  # type: ignore[arg-type]
 
