@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.ages import AGES, expectation
+from app.inference.ages import expectation
 from app.vision.align import CROP_SIZE
 from training.architectures import Variant, build, load_exported, with_probabilities
 from training.augment import Augment
@@ -26,7 +26,7 @@ from training.events import Events
 from training.files import write_aside, write_json
 from training.losses import TEACHERS_SHARE, age_loss, features_loss, features_weight, gender_loss
 from training.plots import learning_curves
-from training.recognizer import Recognizer, mixtures
+from training.recognizer import recognize
 from training.splits import TRAIN, VALIDATION
 from training.teachers import SoftTargets, mean_of, soft_targets
 
@@ -57,9 +57,7 @@ class Config:
     teachers: tuple[str, ...] = ()
     """Exported `.keras` files, or folders of runs, whose answers are learned beside the labels."""
     recognizer: str | None = None
-    """A face recognition network, `w600k_mbf.onnx`, that is one more teacher, and whose features are learned too.
-
-    A quarter of each batch are then mixtures of two faces, of which it alone knows something."""
+    """A face recognition network, `w600k_mbf.onnx`, that is one more teacher, and whose features are learned too."""
     batch_size: int = 64
     peak_learning_rate: float = 1e-3
     warm_up: float = 1 / 15
@@ -80,11 +78,6 @@ class Config:
     def epochs(self) -> int:
         """Epochs over all stages."""
         return sum(epochs for _, epochs in self.stages)
-
-    @property
-    def labelled_per_batch(self) -> int:
-        """Faces in a batch; the rest are mixtures."""
-        return self.batch_size if self.recognizer is None else self.batch_size - self.batch_size // 4
 
     @property
     def side(self) -> int:
@@ -123,31 +116,30 @@ class Batches(keras.utils.PyDataset):
         config: Config,
         epoch: int,
         taught: SoftTargets | None = None,
-        recognizer: Recognizer | None = None,
+        features: NDArray[np.float16] | None = None,
     ) -> None:
         super().__init__(workers=1, max_queue_size=8)
         random = np.random.default_rng((config.seed, epoch))
         fairface = faces.indices(TRAIN, FAIRFACE)
         drawn = random.permutation(fairface)[: round(config.fairface_share * len(fairface))]
         order = random.permutation(np.concatenate([faces.indices(TRAIN, UTKFACE), drawn]))
-        labelled = config.labelled_per_batch
-        whole = len(order) // labelled
+        size = config.batch_size
+        whole = len(order) // size
         if not whole:
             raise TrainingError(
-                f"There are {len(order)} faces to train on, fewer than the {labelled} of one batch: prepare more."
+                f"There are {len(order)} faces to train on, fewer than the {size} of one batch: prepare more."
             )
         self._faces = faces
         self._taught = taught
-        self._recognizer = recognizer
-        self._config = config
-        self._epoch = epoch
-        self._batches = order[: whole * labelled].reshape(whole, labelled)
+        self._features = features
+        self._features_weight = features_weight(epoch / config.epochs)
+        self._batches = order[: whole * size].reshape(whole, size)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        """Crops (n, 128, 128, 3) and labels; with a recognizer, what each label weighs too."""
+        """Crops (n, 128, 128, 3) and labels; with features to learn, what each label weighs too."""
         rows = np.sort(self._batches[index])
         faces = self._faces
         age = np.stack([faces.age_low[rows], faces.age_high[rows]], axis=1).astype(np.float32)
@@ -156,32 +148,12 @@ class Batches(keras.utils.PyDataset):
             age = np.concatenate([age, self._taught.age[rows]], axis=1, dtype=np.float32)
             male += TEACHERS_SHARE * (self._taught.male[rows, None] - male)
         labels = {"age": age, "gender": male}
-        crops = faces.crops[rows]
-        if self._recognizer is None:
-            return crops, labels
-        labels["features"] = self._recognizer.features[rows].mean(axis=1)
-        mixed, mixed_labels = self._mixed(self._recognizer, index)
-        both = {
-            output: np.concatenate([labels[output], mixed_labels[output]], dtype=np.float32)
-            for output in labels
-        }
-        weights = {"age": 1.0, "gender": 1.0, "features": features_weight(self._epoch / self._config.epochs)}
-        of_each = {
-            output: np.full(self._config.batch_size, weight, np.float32) for output, weight in weights.items()
-        }
-        return np.concatenate([crops, mixed]), both, of_each
-
-    def _mixed(
-        self, recognizer: Recognizer, index: int
-    ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.floating[Any]]]]:
-        """Mixtures of two training faces, labelled by the recognizer: of their age is known that it is one."""
-        random = np.random.default_rng((self._config.seed, self._epoch, index))
-        n = self._config.batch_size - self._config.labelled_per_batch
-        mixed = mixtures(self._faces.crops[random.choice(self._batches.ravel(), 2 * n)], random)
-        features, said = recognizer.ask(mixed)
-        any_age = np.tile(np.array([0, AGES - 1], np.float32), (n, 1))
-        age = np.concatenate([any_age, said.age], axis=1)
-        return mixed, {"age": age, "gender": said.male[:, None], "features": features}
+        if self._features is None:
+            return faces.crops[rows], labels
+        labels["features"] = self._features[rows].mean(axis=1, dtype=np.float32)
+        weights = {"age": 1.0, "gender": 1.0, "features": self._features_weight}
+        of_each = {output: np.full(len(rows), weight, np.float32) for output, weight in weights.items()}
+        return faces.crops[rows], labels, of_each
 
 
 class Trainee(keras.Model):
@@ -314,19 +286,20 @@ def train(
     if not history:
         (run / TEACHERS_FILE).unlink(missing_ok=True)
         shutil.rmtree(run / RECOGNIZER_FOLDER, ignore_errors=True)
-    taught = recognizer = None
+    taught = features = None
     if config.teachers:
         taught = soft_targets(map(_served, config.teachers), faces, run / TEACHERS_FILE)
     if config.recognizer is not None:
-        recognizer = Recognizer(config.recognizer, faces, run / RECOGNIZER_FOLDER, config.seed)
-        log(_agreement(recognizer.answers, faces))
-        taught = recognizer.answers if taught is None else mean_of(taught, recognizer.answers)
+        recognized = recognize(config.recognizer, faces, run / RECOGNIZER_FOLDER, config.seed)
+        log(_agreement(recognized.answers, faces))
+        taught = recognized.answers if taught is None else mean_of(taught, recognized.answers)
+        features = recognized.features
     keras.utils.set_random_seed(config.seed)
     network = begin(config)
     averaged = build(config.variant, config.dropout)
     averaged.set_weights(network.get_weights())
     augment = Augment(seed=config.seed)
-    trainee = Trainee(network, averaged, augment, 0 if recognizer is None else recognizer.features.shape[2])
+    trainee = Trainee(network, averaged, augment, 0 if features is None else features.shape[2])
     warm_up = math.ceil(config.warm_up * steps)
     schedule = keras.optimizers.schedules.CosineDecay(
         config.peak_learning_rate / 100,
@@ -352,7 +325,7 @@ def train(
         write_json(run / CONFIG_FILE, describe(config, faces))
 
     losses: dict[str, Any] = {"age": age_loss, "gender": gender_loss}
-    if recognizer is not None:
+    if features is not None:
         losses["features"] = features_loss
     events = Events(run / EVENTS_FOLDER, history) if tensorboard else None
     compiled_for = None
@@ -371,7 +344,7 @@ def train(
                 jit_compile=keras.backend.backend() == "jax",
             )
         fitted = trainee.fit(
-            Batches(faces, config, epoch, taught, recognizer),
+            Batches(faces, config, epoch, taught, features),
             epochs=1,
             verbose="auto",
             shuffle=False,

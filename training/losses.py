@@ -23,8 +23,7 @@ def age_loss(label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.Keras
 
     An exact age (both equal) costs the KL divergence to a narrow Gaussian plus the L1 of the expectation
     (Gao et al. 2018); a bin costs its negative log-likelihood. Of teachers, `label` has the ages' probabilities
-    too, (n, 2 + 101), and the divergence from those counts for `TEACHERS_SHARE` of the whole, or for all of it where
-    the bin is of all ages.
+    too, (n, 2 + 101), and the divergence from those counts for `TEACHERS_SHARE` of the whole.
     """
     years = ops.arange(AGES, dtype="float32")[None, :]
     last = float(AGES - 1)
@@ -42,8 +41,7 @@ def age_loss(label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.Keras
     loss = ops.where(high[:, 0] > low[:, 0], binned, exact)
     if label.shape[-1] == 2:
         return loss
-    share = ops.where(high[:, 0] - low[:, 0] < last, TEACHERS_SHARE, 1.0)
-    return (1 - share) * loss + share * _divergence(label[:, 2:], log_probabilities)
+    return (1 - TEACHERS_SHARE) * loss + TEACHERS_SHARE * _divergence(label[:, 2:], log_probabilities)
 
 
 def _divergence(target: keras.KerasTensor, log_probabilities: keras.KerasTensor) -> keras.KerasTensor:

@@ -2,12 +2,12 @@
 
 It was trained on millions of photographs of known people, and its features tell age and gender better than a network
 that was trained on tens of thousands of labelled faces. So a student learns both what a head says that is trained on
-the features (Hinton, Vinyals and Dean 2015) and the features themselves (Romero et al. 2015), of the labelled faces and
-of any number of mixtures of two, which nobody needs to label (Beyer et al. 2022).
+the features (Hinton, Vinyals and Dean 2015) and the features themselves (Romero et al. 2015).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import onnx
 import onnxruntime as ort
-from keras import layers
+from keras import layers, ops
 from numpy.typing import NDArray
 from rich.progress import track
 
@@ -30,9 +30,7 @@ from training.splits import TRAIN
 from training.teachers import SoftTargets
 
 FEATURES_FILE = "features.npy"
-SCALE_FILE = "scale.npz"
 ANSWERS_FILE = "answers.npz"
-HEADS_FILE = "heads.keras"
 
 SIDE = 112
 EYES_NOSE_MOUTH = np.array(
@@ -51,82 +49,51 @@ FOLDS = 5
 _BATCH = 32
 
 
-class Recognizer:
-    """What the recognizer in the file `w600k_mbf.onnx` knows of faces, and heads on it that were trained on `faces`.
-
-    Only training faces are shown to it. `folder` keeps what took long, and gives it where it is there.
-    Raises TrainingError.
-    """
+@dataclass(frozen=True)
+class Recognized:
+    """What the recognizer knows of the training faces, one row for each face; the rest are zeros."""
 
     features: NDArray[np.float16]
-    """(n, 2, size), standardised, of each face and its mirror image; zeros for faces that nothing trains on."""
+    """(n, 2, size), standardised, of each face and its mirror image."""
     answers: SoftTargets
-    """What the heads say of face and mirror image on average, each time the head that did not see the face: it does not
-    repeat its label."""
-
-    def __init__(self, file: str, faces: Faces, folder: Path, seed: int) -> None:
-        folder.mkdir(exist_ok=True)
-        self._network = _open(file)
-        if not (folder / SCALE_FILE).is_file():
-            write_aside(folder / FEATURES_FILE, lambda path: self._write_features(faces, path))
-            write_aside(
-                folder / SCALE_FILE, lambda path: np.savez(path, mean=self._mean, deviation=self._deviation)
-            )
-        with np.load(folder / SCALE_FILE) as scale:
-            self._mean, self._deviation = scale["mean"], scale["deviation"]
-        self.features = np.load(folder / FEATURES_FILE, mmap_mode="r")
-        if not (folder / ANSWERS_FILE).is_file():
-            heads, answers = _cross_fitted(self.features, faces, seed)
-            write_aside(folder / HEADS_FILE, heads.save)
-            write_aside(
-                folder / ANSWERS_FILE, lambda path: np.savez(path, age=answers.age, male=answers.male)
-            )
-        self._heads = keras.saving.load_model(folder / HEADS_FILE)
-        with np.load(folder / ANSWERS_FILE) as said:
-            self.answers = SoftTargets(said["age"], said["male"])
-
-    def ask(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], SoftTargets]:
-        """Features (n, size) of (n, 128, 128, 3) `crops` that carry no label, and the heads' mean answers."""
-        features = (_features(self._network, crops) - self._mean) / self._deviation
-        said = self._heads.predict_on_batch(features)
-        return features, SoftTargets(said["age"], said["gender"][:, 0])
-
-    def _write_features(self, faces: Faces, path: Path) -> None:
-        rows = faces.indices(TRAIN)
-        batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
-        size = _features(self._network, faces.crops[rows[:1]]).shape[1]
-        kept = np.lib.format.open_memmap(path, "w+", np.float16, (len(faces), 2, size))
-        total, squares = np.zeros(size), np.zeros(size)
-        for some in track(batches, "recognizer"):
-            crops = faces.crops[some]
-            features = np.stack(
-                [_features(self._network, view) for view in (crops, crops[:, :, ::-1])], axis=1
-            )
-            kept[some] = features
-            total += features.sum(axis=(0, 1))
-            squares += np.square(features).sum(axis=(0, 1))
-        self._mean = (total / (2 * len(rows))).astype(np.float32)
-        variance = squares / (2 * len(rows)) - np.square(self._mean)
-        self._deviation = (np.sqrt(np.maximum(variance, 0)) + 1e-6).astype(np.float32)
-        for some in batches:
-            kept[some] = (kept[some] - self._mean) / self._deviation
-        kept.flush()
+    """What heads on the features say of face and mirror image on average, each time the head that did not see the face:
+    it does not repeat its label."""
 
 
-def mixtures(crops: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    """(n // 2, 128, 128, 3) mixtures of the first half of `crops` (n, 128, 128, 3) with the second, some mirrored.
+def recognize(file: str, faces: Faces, folder: Path, seed: int) -> Recognized:
+    """Show the training faces to the network in the file `w600k_mbf.onnx`, and train heads on what it sees.
 
-    In some the two are blended evenly, in others a part of the face is one's and the rest the other's, with soft
-    borders: between mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019).
+    `folder` keeps both, and gives them where they are there. Raises TrainingError.
     """
-    n = len(crops) // 2
-    crops = np.where(random.random((len(crops), 1, 1, 1)) < 0.5, crops, crops[:, :, ::-1])
-    contrast, offset = random.uniform(0, 4, (n, 1, 1)), random.normal(0, 0.7, (n, 1, 1))
-    logits = contrast * random.normal(size=(n, 4, 4)) + offset
-    whole = [cv2.resize(logit, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_CUBIC) for logit in logits]
-    share = (1 / (1 + np.exp(-np.stack(whole))))[..., None]
-    mixed = crops[n:] + share * (crops[:n].astype(np.float64) - crops[n:])
-    return np.asarray(np.rint(mixed), np.uint8)
+    folder.mkdir(exist_ok=True)
+    if not (folder / FEATURES_FILE).is_file():
+        network = _open(file)
+        write_aside(folder / FEATURES_FILE, lambda path: _write_features(network, faces, path))
+    features = np.load(folder / FEATURES_FILE, mmap_mode="r")
+    if not (folder / ANSWERS_FILE).is_file():
+        answers = _cross_fitted(features, faces, seed)
+        write_aside(folder / ANSWERS_FILE, lambda path: np.savez(path, age=answers.age, male=answers.male))
+    with np.load(folder / ANSWERS_FILE) as said:
+        return Recognized(features, SoftTargets(said["age"], said["male"]))
+
+
+def _write_features(network: ort.InferenceSession, faces: Faces, path: Path) -> None:
+    rows = faces.indices(TRAIN)
+    batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+    size = _features(network, faces.crops[rows[:1]]).shape[1]
+    kept = np.lib.format.open_memmap(path, "w+", np.float16, (len(faces), 2, size))
+    total, squares = np.zeros(size), np.zeros(size)
+    for some in track(batches, "recognizer"):
+        crops = faces.crops[some]
+        features = np.stack([_features(network, view) for view in (crops, crops[:, :, ::-1])], axis=1)
+        kept[some] = features
+        total += features.sum(axis=(0, 1))
+        squares += np.square(features).sum(axis=(0, 1))
+    mean = total / (2 * len(rows))
+    deviation = np.sqrt(np.maximum(squares / (2 * len(rows)) - np.square(mean), 0)) + 1e-6
+    for some in batches:
+        kept[some] = (kept[some] - mean) / deviation
+    kept.flush()
 
 
 def _features(network: ort.InferenceSession, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -157,19 +124,14 @@ def _open(recognizer: str) -> ort.InferenceSession:
         raise TrainingError(f"{recognizer} cannot be read: name InsightFace's w600k_mbf.onnx.") from error
 
 
-def _cross_fitted(features: NDArray[np.float16], faces: Faces, seed: int) -> tuple[keras.Model, SoftTargets]:
-    """Heads on the features (n, 2, size), and what each says of the fold of the training faces that it did not see.
-
-    The model's probabilities of the ages (n, 101) and of male (n, 1) are the means over all heads.
-    """
+def _cross_fitted(features: NDArray[np.float16], faces: Faces, seed: int) -> SoftTargets:
+    """What heads on the features (n, 2, size) say, each of the fold of the training faces that it did not see."""
     age = np.zeros((len(faces), AGES), np.float16)
     male = np.zeros(len(faces), np.float16)
     rows = np.random.default_rng(seed).permutation(faces.indices(TRAIN))
     folds = np.array_split(rows, FOLDS)
     keras.utils.set_random_seed(seed)
     size = features.shape[2]
-    inputs = keras.Input((size,))
-    heads = []
     for asked in track(folds, "heads on its features"):
         others = np.setdiff1d(rows, asked)
         head = _head(size)
@@ -177,19 +139,10 @@ def _cross_fitted(features: NDArray[np.float16], faces: Faces, seed: int) -> tup
         labels = {"age": bins.astype(np.float32), "gender": faces.male[others, None].astype(np.float32)}
         views = {output: np.repeat(label, 2, axis=0) for output, label in labels.items()}
         _fit(head, features[others].reshape(-1, size), views)
-        logits = head(inputs)
-        said = {
-            "age": layers.Softmax()(logits["age"]),
-            "gender": layers.Activation("sigmoid")(logits["gender"]),
-        }
-        heads.append(said)
-        answer = keras.Model(inputs, said).predict(
-            features[asked].reshape(-1, size), batch_size=1024, verbose=0
-        )
-        age[asked] = answer["age"].reshape(-1, 2, AGES).mean(axis=1)
-        male[asked] = answer["gender"].reshape(-1, 2).mean(axis=1)
-    mean = {output: layers.Average()([said[output] for said in heads]) for output in heads[0]}
-    return keras.Model(inputs, mean), SoftTargets(age, male)
+        logits = head.predict(features[asked].reshape(-1, size), batch_size=1024, verbose=0)
+        age[asked] = ops.convert_to_numpy(ops.softmax(logits["age"])).reshape(-1, 2, AGES).mean(axis=1)
+        male[asked] = ops.convert_to_numpy(ops.sigmoid(logits["gender"])).reshape(-1, 2).mean(axis=1)
+    return SoftTargets(age, male)
 
 
 def _head(size: int) -> keras.Model:
