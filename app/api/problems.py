@@ -172,7 +172,9 @@ def as_api_error(error: Exception, request: Request) -> ApiError:
 def response_to(error: Exception, request: Request) -> Response:
     """The answer that says what was wrong, of an exception that a request ended with."""
     known = as_api_error(error, request)
-    return problem_response(known.kind, str(known), request.url.path, request.state.request_id, known.headers)
+    return problem_response(
+        known.kind, str(known), request.scope["path"], request.state.request_id, known.headers
+    )
 
 
 def parameter_invalid(request: Request, errors: Sequence[Mapping[str, Any]]) -> ApiError:
@@ -182,7 +184,7 @@ def parameter_invalid(request: Request, errors: Sequence[Mapping[str, Any]]) -> 
 
 def problem_of(error: ApiError, request: Request) -> Problem:
     """The document that says what was wrong."""
-    return _problem(error.kind, str(error), request.url.path, request.state.request_id)
+    return _problem(error.kind, str(error), request.scope["path"], request.state.request_id)
 
 
 def _problem(kind: Kind, detail: str, path: str, request_id: str) -> Problem:
