@@ -73,7 +73,7 @@ model-A: data/cache/labels.npz
 model-B: $(RECOGNIZER) model-A
 	$(TRAIN) train B --init $(FIRST)/B --teacher $(FIRST)/B --teacher $(RUNS)/A \
 	  --epochs 128:6 --peak-learning-rate 0.0005 --runs $(SECOND) --resume
-	$(TRAIN) train B --init $(SECOND)/B --recognizer $(RECOGNIZER) --epochs 128:8 --runs $(RUNS) --resume
+	$(TRAIN) train B --init $(SECOND)/B --recognizer $(RECOGNIZER) --epochs 128:27 --runs $(RUNS) --resume
 	$(TRAIN) export age_gender_B --runs $(RUNS)
 
 $(RECOGNIZER):
