@@ -55,9 +55,7 @@ def test_a_known_person_is_of_a_plausible_age(
             GRACE_HOPPER,
             "haar",
             id="grace hopper-haar",
-            marks=pytest.mark.xfail(
-                strict=True, reason="B says male, by a hair, of this crop of a woman in a hat"
-            ),
+            marks=pytest.mark.xfail(strict=True, reason="B says male of this crop of a woman in a hat"),
         ),
         pytest.param(GRACE_HOPPER, "yunet", id="grace hopper-yunet", marks=needs_yunet),
     ],
