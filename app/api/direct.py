@@ -1,7 +1,7 @@
 """Predictions past FastAPI's layers: the processor is the workers'.
 
-FastAPI declares these routes and documents them. To find one and to resolve what it depends on takes FastAPI more of
-the event loop's time than all the rest of a request does.
+FastAPI declares these routes and documents them. To find one and to resolve what it depends on takes FastAPI two fifths
+of what a request costs the event loop.
 """
 
 from __future__ import annotations
