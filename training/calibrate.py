@@ -87,20 +87,20 @@ def fit_end_correction(distributions: NDArray[np.floating], age: NDArray[np.int6
         away = np.abs(age - knot)
         near = off[away <= max(_REACH, np.sort(away)[:_ENOUGH][-1])]
         here = knot + np.array(
-            [_quantile_of_all(near[:, 0], LEVELS[1]), _quantile_of_all(near[:, 1], LEVELS[0])]
+            [_population_quantile(near[:, 0], LEVELS[1]), _population_quantile(near[:, 1], LEVELS[0])]
         )
         corrected.append(np.maximum(here, corrected[-1] + _LEAST_RISE) if corrected else here)
     low, high = np.round(corrected, 3).T.tolist()
     return EndCorrection(age=tuple(map(float, _KNOTS)), low=tuple(low), high=tuple(high))
 
 
-def _quantile_of_all(some: NDArray[np.float64], level: float) -> np.float64:
-    """The quantile of those that `some` were drawn from: numpy's own, that of `some`, lies further in.
+def _population_quantile(sample: NDArray[np.float64], level: float) -> np.float64:
+    """An estimate of the quantile of all from a sample of them: numpy's own, the sample's, lies further in.
 
     The k-th of n is expected to have a share of k / (n + 1) of all below it (Weibull 1939); conformal prediction rests
     on the same (Vovk et al. 2005).
     """
-    return np.float64(np.quantile(some, level, method="weibull"))
+    return np.float64(np.quantile(sample, level, method="weibull"))
 
 
 def share_below(distributions: NDArray[np.floating], age: NDArray[np.int64]) -> NDArray[np.float64]:

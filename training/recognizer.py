@@ -155,11 +155,8 @@ def _head(size: int) -> keras.Model:
 def _fit(head: keras.Model, features: NDArray[np.float16], labels: dict[str, Any]) -> None:
     epochs, batch_size = 8, 256
     schedule = keras.optimizers.schedules.CosineDecay(1e-3, epochs * -(-len(features) // batch_size))
-    learner = keras.Model(
-        head.input, head.output
-    )  # what was compiled itself is not read back without its losses
-    learner.compile(
+    head.compile(
         optimizer=keras.optimizers.AdamW(schedule, weight_decay=0.05),
         loss={"age": age_loss, "gender": gender_loss},
     )
-    learner.fit(features, labels, batch_size=batch_size, epochs=epochs, verbose=0)
+    head.fit(features, labels, batch_size=batch_size, epochs=epochs, verbose=0)
