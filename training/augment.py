@@ -1,4 +1,4 @@
-"""Augmentation as one Keras layer: geometry in a single warp, then colour and erasing."""
+"""Augmentation as one Keras layer: geometry in a single warp, then colour, blur, noise and erasing."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ BRIGHTNESS = 0.25
 CONTRAST = 0.3
 SATURATION = 0.4
 GREY_SHARE = 0.05
+BLURRED_SHARE = 0.1
+NOISY_SHARE = 0.1
+MAX_NOISE = 10.0
+"""Standard deviation, of 255."""
+
 ERASED_SHARE = 0.25
 ERASED_SIDE = (0.15, 0.4)
 MEAN_PIXEL = 127.5
@@ -40,11 +45,20 @@ class Augment(keras.layers.Layer):
 
     def call(self, crops: keras.KerasTensor) -> keras.KerasTensor:
         """See the class."""
+        return self.spoil(self.alter(crops))
+
+    def alter(self, crops: keras.KerasTensor) -> keras.KerasTensor:
+        """Another photograph of the same face, (n, 128, 128, 3): what its teacher may see of it."""
         n = ops.shape(crops)[0]
-        images = self._warp(ops.cast(crops, "float32"), n)
+        return self._recolour(self._warp(ops.cast(crops, "float32"), n), n)
+
+    def spoil(self, images: keras.KerasTensor) -> keras.KerasTensor:
+        """A worse copy of it, (n, `size`, `size`, 3)."""
+        n = ops.shape(images)[0]
+        images = self._noise(self._blur(images, n), n)
         if self.size != CROP_SIZE:
             images = ops.image.resize(images, (self.size, self.size), interpolation="bilinear")
-        return self._erase(self._recolour(images, n), n)
+        return self._erase(images, n)
 
     def _warp(self, images: keras.KerasTensor, n: int) -> keras.KerasTensor:
         angle = self._uniform(n, -MAX_ROTATION, MAX_ROTATION)[:, 0, 0, 0]
@@ -77,6 +91,19 @@ class Augment(keras.layers.Layer):
         mean = ops.mean(grey, axis=(1, 2), keepdims=True)
         images = mean + (images - mean) * self._uniform(n, 1 - CONTRAST, 1 + CONTRAST)
         return ops.clip(images * self._uniform(n, 1 - BRIGHTNESS, 1 + BRIGHTNESS), 0.0, 255.0)
+
+    def _blur(self, images: keras.KerasTensor, n: int) -> keras.KerasTensor:
+        half = ops.image.resize(
+            images, (CROP_SIZE // 2, CROP_SIZE // 2), interpolation="bilinear", antialias=True
+        )
+        blurred = ops.image.resize(half, (CROP_SIZE, CROP_SIZE), interpolation="bilinear")
+        return ops.where(self._uniform(n, 0, 1) < BLURRED_SHARE, blurred, images)
+
+    def _noise(self, images: keras.KerasTensor, n: int) -> keras.KerasTensor:
+        deviation = self._uniform(n, 0, MAX_NOISE)
+        deviation = ops.where(self._uniform(n, 0, 1) < NOISY_SHARE, deviation, 0.0)
+        noise = keras.random.normal(ops.shape(images), seed=self._random)
+        return ops.clip(images + deviation * noise, 0.0, 255.0)
 
     def _erase(self, images: keras.KerasTensor, n: int) -> keras.KerasTensor:
         """Random erasing (Zhong et al. 2020): a grey rectangle in some of the images."""

@@ -154,13 +154,14 @@ def train(
     recognizer: Annotated[
         str | None,
         typer.Option(
-            help="InsightFace's w600k_mbf.onnx, a face recognition network: what its features say is learned like a "
-            "teacher's answers, and the features too."
+            help="InsightFace's w600k_mbf.onnx, a face recognition network: what copies of it say that are tuned to "
+            "tell age and gender is learned beside the labels, and so are its features."
         ),
     ] = None,
     epochs: Annotated[
         str | None, typer.Option(help="Stages as SIDE:EPOCHS, comma-separated, such as 96:4,128:4.")
     ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Faces in a step; 64 by default.")] = None,
     peak_learning_rate: Annotated[
         float | None, typer.Option(help="Where the learning rate's cosine begins; 0.001 by default.")
     ] = None,
@@ -197,12 +198,16 @@ def train(
         config = dataclasses.replace(config, recognizer=recognizer)
     if epochs is not None:
         config = dataclasses.replace(config, stages=_stages(epochs))
+    if batch_size is not None:
+        config = dataclasses.replace(config, batch_size=batch_size)
     if peak_learning_rate is not None:
         config = dataclasses.replace(config, peak_learning_rate=peak_learning_rate)
     if fairface_share is not None:
         config = dataclasses.replace(config, fairface_share=fairface_share)
     if seed is not None:
         config = dataclasses.replace(config, seed=seed)
+    if config.teachers and config.recognizer is not None:
+        raise typer.BadParameter("a teacher or a recognizer: name one of the two")
     fit.train(
         config,
         data.load(cache),

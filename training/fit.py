@@ -24,11 +24,20 @@ from training.data import FAIRFACE, UTKFACE, Faces
 from training.errors import TrainingError
 from training.events import Events
 from training.files import write_aside, write_json
-from training.losses import TEACHERS_SHARE, age_loss, features_loss, features_weight, gender_loss
+from training.losses import (
+    TEACHERS_SHARE,
+    age_loss,
+    as_it_is,
+    features_weight,
+    gender_loss,
+    labels_share,
+    squared_error,
+    taught_error,
+)
 from training.plots import learning_curves
-from training.recognizer import recognize
+from training.recognizer import FOLDS, Teacher, folds, prepare_teacher
 from training.splits import TRAIN, VALIDATION
-from training.teachers import SoftTargets, mean_of, soft_targets
+from training.teachers import SoftTargets, soft_targets
 
 CONFIG_FILE = "config.json"
 HISTORY_FILE = "history.json"
@@ -37,6 +46,13 @@ CURVES_FILE = "curves.png"
 EVENTS_FOLDER = "tensorboard"
 TEACHERS_FILE = "teachers.npz"
 RECOGNIZER_FOLDER = "recognizer"
+
+MIXED_SHARE = 1 / 3
+"""Share of the faces that a recognizer teaches which are mixed with another one (Zhang et al. 2018): it can tell their
+features and ages, while labels cannot."""
+
+MIXED_BY = (0.2, 0.8)
+"""The range of their own part in them."""
 
 Entry = dict[str, float]
 """What the history keeps of an epoch."""
@@ -57,7 +73,7 @@ class Config:
     teachers: tuple[str, ...] = ()
     """Exported `.keras` files, or folders of runs, whose answers are learned beside the labels."""
     recognizer: str | None = None
-    """A face recognition network, `w600k_mbf.onnx`, that is one more teacher, and whose features are learned too."""
+    """A face recognition network, `w600k_mbf.onnx`, out of which the teacher is made; its features are learned too."""
     batch_size: int = 64
     peak_learning_rate: float = 1e-3
     warm_up: float = 1 / 15
@@ -110,37 +126,45 @@ DEFAULTS: dict[Variant, Config] = {
 class Batches(keras.utils.PyDataset):
     """Shuffled batches of one epoch; the order follows from seed and epoch alone, so a resumed run repeats it."""
 
-    def __init__(
-        self,
-        faces: Faces,
-        config: Config,
-        epoch: int,
-        taught: SoftTargets | None = None,
-        features: NDArray[np.float16] | None = None,
-    ) -> None:
+    def __init__(self, faces: Faces, config: Config, epoch: int, taught: SoftTargets | None = None) -> None:
         super().__init__(workers=1, max_queue_size=8)
         random = np.random.default_rng((config.seed, epoch))
         fairface = faces.indices(TRAIN, FAIRFACE)
         drawn = random.permutation(fairface)[: round(config.fairface_share * len(fairface))]
         order = random.permutation(np.concatenate([faces.indices(TRAIN, UTKFACE), drawn]))
-        size = config.batch_size
-        whole = len(order) // size
+        # A recognizer's batches hold as many faces of each fold, one fold after another, as its `Teacher` wants them.
+        parts = [order]
+        if config.recognizer is not None:
+            parts = [order[np.isin(order, fold)] for fold in folds(faces, config.seed)]
+        size = max(1, config.batch_size // len(parts))
+        whole = min(map(len, parts)) // size
         if not whole:
             raise TrainingError(
-                f"There are {len(order)} faces to train on, fewer than the {size} of one batch: prepare more."
+                f"There are {len(order)} faces to train on, fewer than the {config.batch_size} of one batch: "
+                "prepare more."
             )
         self._faces = faces
         self._taught = taught
-        self._features = features
+        self._batches = np.stack([part[: whole * size].reshape(whole, size) for part in parts], axis=1)
+        self._own: NDArray[np.float32] | None = None
+        if config.recognizer is not None:
+            own = random.uniform(*MIXED_BY, size=self._batches.shape)
+            own[random.random(own.shape) >= MIXED_SHARE] = 1
+            self._own = own.astype(np.float32)
+        self._labels_share = labels_share(epoch / config.epochs)
         self._features_weight = features_weight(epoch / config.epochs)
-        self._batches = order[: whole * size].reshape(whole, size)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        """Crops (n, 128, 128, 3) and labels; with features to learn, what each label weighs too."""
-        rows = np.sort(self._batches[index])
+        """Crops (n, 128, 128, 3) and labels.
+
+        With a recognizer, crops are a dictionary: beside them stands each one's `own` part (n,) in what is seen, less
+        than 1 where it is mixed with the next one of its fold. And there is what each face's errors weigh: those of
+        labels, nothing for mixtures, and those of what is `taught`.
+        """
+        rows = self._batches[index].ravel()
         faces = self._faces
         age = np.stack([faces.age_low[rows], faces.age_high[rows]], axis=1).astype(np.float32)
         male = faces.male[rows, None].astype(np.float32)
@@ -148,29 +172,33 @@ class Batches(keras.utils.PyDataset):
             age = np.concatenate([age, self._taught.age[rows]], axis=1, dtype=np.float32)
             male += TEACHERS_SHARE * (self._taught.male[rows, None] - male)
         labels = {"age": age, "gender": male}
-        if self._features is None:
+        if self._own is None:
             return faces.crops[rows], labels
-        labels["features"] = self._features[rows].mean(axis=1, dtype=np.float32)
-        weights = {"age": 1.0, "gender": 1.0, "features": self._features_weight}
-        of_each = {output: np.full(len(rows), weight, np.float32) for output, weight in weights.items()}
-        return faces.crops[rows], labels, of_each
+        own = self._own[index].ravel()
+        none = np.zeros((len(rows), 1), np.float32)
+        known = np.where(own == 1, self._labels_share, 0).astype(np.float32)
+        weights = {"age": known, "gender": known, "taught": 1 - known}
+        weights["features"] = np.full(len(rows), self._features_weight, np.float32)
+        return {"crops": faces.crops[rows], "own": own}, labels | {"taught": none, "features": none}, weights
 
 
 class Trainee(keras.Model):
     """The network behind its augmentation, and beside it the moving average of its weights.
 
-    Its last features also lead to `taught_features` of a recognizer's, by a layer that is dropped after training.
+    With a `teacher`, its last features also lead to the recognizer's, by a layer that is dropped after training.
     """
 
     def __init__(
-        self, network: keras.Model, averaged: keras.Model, augment: Augment, taught_features: int = 0
+        self, network: keras.Model, averaged: keras.Model, augment: Augment, teacher: Teacher | None = None
     ) -> None:
         super().__init__()
         self.augment = augment
         self.network = network
         self.whole = network
-        if taught_features:
-            learned = keras.layers.Dense(taught_features, name="features")(network.get_layer("pool").output)
+        self.teacher = teacher  # no part of what is saved: Keras does not look into it
+        if teacher is not None:
+            size = teacher.network.output.shape[1]
+            learned = keras.layers.Dense(size, name="features")(network.get_layer("pool").output)
             self.whole = keras.Model(network.input, {**network.output, "features": learned})
         self.averaged = averaged
         averaged.trainable = False
@@ -188,9 +216,26 @@ class Trainee(keras.Model):
         for stream, start in zip(streams, seeds, strict=True):
             stream.assign([int(start) >> 1, 0])  # PyTorch keeps them in 32 signed bits
 
-    def call(self, crops: Any, training: bool = False) -> Any:
-        """Logits of augmented crops in training, of the crops as they are otherwise."""
-        return self.whole(self.augment(crops) if training else crops, training=training)
+    def call(self, batch: Any, training: bool = False) -> Any:
+        """Logits of augmented crops in training, of the crops as they are otherwise.
+
+        In training with a teacher: also how far each face is from what is `taught`, and from the `features`, (n,).
+        """
+        if self.teacher is None or not training:
+            return self.whole(self.augment(batch) if training else batch, training=training)
+        views = mixed(self.augment.alter(batch["crops"]), batch["own"])
+        answers = self.teacher(views)
+        said = self.whole(self.augment.spoil(views), training=True)
+        features = squared_error(answers["features"], said.pop("features"))
+        return said | {"taught": taught_error(answers, said), "features": features}
+
+
+def mixed(views: keras.KerasTensor, own: keras.KerasTensor) -> keras.KerasTensor:
+    """Views (n, 128, 128, 3), of each `own` (n,) parts, the rest being the next one's in its fold."""
+    of_folds = keras.ops.reshape(views, (FOLDS, -1, *views.shape[1:]))
+    following = keras.ops.reshape(keras.ops.roll(of_folds, -1, axis=1), (-1, *views.shape[1:]))
+    own = keras.ops.reshape(own, (-1, 1, 1, 1))
+    return own * views + (1 - own) * following
 
 
 class MovingAverage(keras.callbacks.Callback):
@@ -286,20 +331,17 @@ def train(
     if not history:
         (run / TEACHERS_FILE).unlink(missing_ok=True)
         shutil.rmtree(run / RECOGNIZER_FOLDER, ignore_errors=True)
-    taught = features = None
+    taught = teacher = None
     if config.teachers:
         taught = soft_targets(map(_served, config.teachers), faces, run / TEACHERS_FILE)
     if config.recognizer is not None:
-        recognized = recognize(config.recognizer, faces, run / RECOGNIZER_FOLDER, config.seed)
-        log(_agreement(recognized.answers, faces))
-        taught = recognized.answers if taught is None else mean_of(taught, recognized.answers)
-        features = recognized.features
+        teacher = prepare_teacher(config.recognizer, faces, run / RECOGNIZER_FOLDER, config.seed)
     keras.utils.set_random_seed(config.seed)
     network = begin(config)
     averaged = build(config.variant, config.dropout)
     averaged.set_weights(network.get_weights())
     augment = Augment(seed=config.seed)
-    trainee = Trainee(network, averaged, augment, 0 if features is None else features.shape[2])
+    trainee = Trainee(network, averaged, augment, teacher)
     warm_up = math.ceil(config.warm_up * steps)
     schedule = keras.optimizers.schedules.CosineDecay(
         config.peak_learning_rate / 100,
@@ -325,8 +367,8 @@ def train(
         write_json(run / CONFIG_FILE, describe(config, faces))
 
     losses: dict[str, Any] = {"age": age_loss, "gender": gender_loss}
-    if features is not None:
-        losses["features"] = features_loss
+    if teacher is not None:
+        losses |= {"taught": as_it_is, "features": as_it_is}
     events = Events(run / EVENTS_FOLDER, history) if tensorboard else None
     compiled_for = None
     for epoch in range(len(history), config.epochs):
@@ -344,7 +386,7 @@ def train(
                 jit_compile=keras.backend.backend() == "jax",
             )
         fitted = trainee.fit(
-            Batches(faces, config, epoch, taught, features),
+            Batches(faces, config, epoch, taught),
             epochs=1,
             verbose="auto",
             shuffle=False,
@@ -363,16 +405,6 @@ def train(
         if events is not None:
             events.write(entry)
         log("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
-
-
-def _agreement(answers: SoftTargets, faces: Faces) -> str:
-    """How near a recognizer's answers come to labels that were not shown to it."""
-    rows = faces.indices(TRAIN, UTKFACE)
-    misses = np.abs(expectation(answers.age[rows].astype(np.float64)) - faces.age_low[rows])
-    right = (answers.male[rows] > 0.5) == faces.male[rows]
-    return (
-        f"the recognizer, on UTKFace's training faces: {misses.mean():.2f} years, gender {right.mean():.1%}"
-    )
 
 
 def best_epoch(history: list[Entry]) -> int:

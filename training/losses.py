@@ -15,7 +15,7 @@ EXPECTATION_WEIGHT = 0.1
 
 
 TEACHERS_SHARE = 0.5
-"""How much teachers' answers weigh against labels, where there are any."""
+"""How much the answers that `--teacher` names weigh against labels."""
 
 
 def age_loss(label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
@@ -25,7 +25,7 @@ def age_loss(label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.Keras
     (Gao et al. 2018); a bin costs its negative log-likelihood. Of teachers, `label` has the ages' probabilities
     too, (n, 2 + 101), and the divergence from those counts for `TEACHERS_SHARE` of the whole.
     """
-    years = ops.arange(AGES, dtype="float32")[None, :]
+    years = _years()
     last = float(AGES - 1)
     low = ops.minimum(label[:, :1], last)
     high = ops.minimum(label[:, 1:2], last)
@@ -55,15 +55,48 @@ def gender_loss(label: keras.KerasTensor, logit: keras.KerasTensor) -> keras.Ker
     return ops.mean(positive + ops.log1p(ops.exp(-ops.abs(logit))), axis=-1)
 
 
-def features_loss(target: keras.KerasTensor, features: keras.KerasTensor) -> keras.KerasTensor:
+def taught_error(
+    answers: dict[str, keras.KerasTensor], logits: dict[str, keras.KerasTensor]
+) -> keras.KerasTensor:
+    """How far `logits` are from a teacher's probabilities `answers` of the same faces, (n,).
+
+    The divergence of the ages and the error of their expectation, as of a label, and the cross-entropy of gender.
+    """
+    log_probabilities = ops.log_softmax(logits["age"], axis=-1)
+    off = ops.sum((ops.exp(log_probabilities) - answers["age"]) * _years(), axis=-1)
+    return (
+        _divergence(answers["age"], log_probabilities)
+        + EXPECTATION_WEIGHT * ops.abs(off)
+        + gender_loss(answers["gender"], logits["gender"])
+    )
+
+
+def squared_error(target: keras.KerasTensor, features: keras.KerasTensor) -> keras.KerasTensor:
     """Mean squared error of each face's features in a batch, (n,), both (n, size)."""
     return ops.mean(ops.square(target - features), axis=-1)
+
+
+def as_it_is(_: keras.KerasTensor, error: keras.KerasTensor) -> keras.KerasTensor:
+    """The loss of what is an error already, (n,)."""
+    return error
+
+
+def labels_share(done: float) -> float:
+    """What labels weigh beside a recognizer's answers after the share `done` of all epochs.
+
+    Little in the end, since a network that sees the same faces often learns labels by heart.
+    """
+    return 0.3 - 0.2 * done
 
 
 def features_weight(done: float) -> float:
     """What the error in features weighs after the share `done` of all epochs.
 
-    Much at first, when a network learns most from them, and little in the end, when they would keep it from telling age
+    Much at first, when a network learns most from them, and less in the end, when they would keep it from telling age
     and gender as well as it could.
     """
-    return 5.0 - 4.5 * done
+    return 5.0 - 4.0 * done
+
+
+def _years() -> keras.KerasTensor:
+    return ops.arange(AGES, dtype="float32")[None, :]

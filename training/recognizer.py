@@ -1,8 +1,9 @@
 """A face recognition network as a teacher.
 
 It was trained on millions of photographs of known people, and its features tell age and gender better than a network
-that was trained on tens of thousands of labelled faces. So a student learns both what a head says that is trained on
-the features (Hinton, Vinyals and Dean 2015) and the features themselves (Romero et al. 2015).
+that was trained on tens of thousands of labelled faces. So a student learns both the features (Romero et al. 2015) and
+what copies of the network say that were tuned to tell age and gender (Hinton, Vinyals and Dean 2015). They are asked
+about the very views that the student sees (Beyer et al. 2022).
 """
 
 from __future__ import annotations
@@ -15,22 +16,20 @@ import cv2
 import keras
 import numpy as np
 import onnx
-import onnxruntime as ort
 from keras import layers, ops
 from numpy.typing import NDArray
 from rich.progress import track
 
 from app.inference.ages import AGES
 from app.vision.align import CHIP_SIZE, CROP_SIZE, TEMPLATE
+from training.augment import Augment
 from training.data import Faces
 from training.errors import TrainingError
 from training.files import write_aside
 from training.losses import age_loss, gender_loss
 from training.splits import TRAIN
-from training.teachers import SoftTargets
 
 FEATURES_FILE = "features.npy"
-ANSWERS_FILE = "answers.npz"
 
 SIDE = 112
 EYES_NOSE_MOUTH = np.array(
@@ -47,116 +46,241 @@ STAGES = ("505", "473", "397")
 
 FOLDS = 5
 _BATCH = 32
+_STANDARDISED_BY = 8192
+"""From how many faces, of which each has two views, features' mean and variance are taken."""
+
+_TUNING_BATCH = 256
+_HEAD_EPOCHS, _HEAD_RATE = 16, 1e-3
+_TUNING_EPOCHS, _TUNING_RATE = 5, 1e-4
+"""Small, so that what the network knows of faces is not overwritten."""
 
 
 @dataclass(frozen=True)
-class Recognized:
-    """What the recognizer knows of the training faces, one row for each face; the rest are zeros."""
+class Teacher:
+    """What a student asks about crops of training faces, of which each fold's stand together."""
 
-    features: NDArray[np.float16]
-    """(n, 2, size), standardised, of each face and its mirror image."""
-    answers: SoftTargets
-    """What heads on the features say of face and mirror image on average, each time the head that did not see the face:
-    it does not repeat its label."""
+    network: keras.Model
+    """Views (n, 112, 112, 3) in -1..1 to features (n, size), standardised."""
+    folds: tuple[keras.Model, ...]
+    """Views to logits, each tuned on the faces of all folds but its own: it does not repeat their labels."""
+
+    def __call__(self, crops: keras.KerasTensor) -> dict[str, keras.KerasTensor]:
+        """Probabilities of `age` (n, 101) and of male, `gender` (n, 1), and `features` of (n, 128, 128, 3) crops."""
+        views = aligned(crops)
+        parts = ops.split(views, FOLDS)
+        logits = [fold(part, training=False) for fold, part in zip(self.folds, parts, strict=True)]
+        age = ops.softmax(ops.concatenate([of_fold["age"] for of_fold in logits]), axis=-1)
+        male = ops.sigmoid(ops.concatenate([of_fold["gender"] for of_fold in logits]))
+        said = {"age": age, "gender": male, "features": self.network(views, training=False)}
+        return {output: ops.stop_gradient(answer) for output, answer in said.items()}
 
 
-def recognize(file: str, faces: Faces, folder: Path, seed: int) -> Recognized:
-    """Show the training faces to the network in the file `w600k_mbf.onnx`, and train heads on what it sees.
+def prepare_teacher(file: str, faces: Faces, folder: Path, seed: int) -> Teacher:
+    """The teacher that the network in the file `w600k_mbf.onnx` becomes by the training faces.
 
-    `folder` keeps both, and gives them where they are there. Raises TrainingError.
+    `folder` keeps each step of it, and gives those that are there. Raises TrainingError.
     """
     folder.mkdir(exist_ok=True)
+    network = read_network(file)
     if not (folder / FEATURES_FILE).is_file():
-        network = _open(file)
         write_aside(folder / FEATURES_FILE, lambda path: _write_features(network, faces, path))
     features = np.load(folder / FEATURES_FILE, mmap_mode="r")
-    if not (folder / ANSWERS_FILE).is_file():
-        answers = _cross_fitted(features, faces, seed)
-        write_aside(folder / ANSWERS_FILE, lambda path: np.savez(path, age=answers.age, male=answers.male))
-    with np.load(folder / ANSWERS_FILE) as said:
-        return Recognized(features, SoftTargets(said["age"], said["male"]))
+    some = features[:: -(-len(features) // _STANDARDISED_BY)].astype(np.float32)
+    standard = layers.Normalization(mean=some.mean(axis=(0, 1)), variance=some.var(axis=(0, 1)) + 1e-12)
+    network = keras.Model(network.input, standard(network.output))
+
+    keras.utils.set_random_seed(seed)
+    model, head = _tunable(network)
+    untuned = model.get_weights()
+    fit_head = _Fit(keras.Sequential([standard, head]), _HEAD_RATE, _HEAD_EPOCHS)
+    crops = keras.Input((CROP_SIZE, CROP_SIZE, 3))
+    tune = _Fit(keras.Model(crops, model(aligned(Augment(seed=seed)(crops)))), _TUNING_RATE, _TUNING_EPOCHS)
+    rows, own = faces.indices(TRAIN), folds(faces, seed)
+    tuned = []
+    for number, asked in enumerate(own):
+        kept = folder / f"fold_{number}.weights.h5"
+        if not kept.is_file():
+            others = np.flatnonzero(~np.isin(rows, asked))
+            model.set_weights(untuned)
+            fit_head(_Features(faces, rows[others], seed, features, others))
+            tune(_Crops(faces, rows[others], seed))
+            write_aside(kept, model.save_weights)
+        tuned.append(_tunable(network)[0])
+        tuned[-1].load_weights(kept)
+        tuned[-1].trainable = False
+    network.trainable = False
+    return Teacher(network, tuple(tuned))
 
 
-def _write_features(network: ort.InferenceSession, faces: Faces, path: Path) -> None:
+def _tunable(network: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """A copy of `network` that goes on to logits, and its head alone."""
+    body = keras.models.clone_model(network)
+    body.set_weights(network.get_weights())
+    inputs = keras.Input(network.output.shape[1:])
+    hidden = layers.Dense(768, activation="gelu")(layers.Dropout(0.3)(inputs))
+    hidden = layers.Dropout(0.5)(hidden)
+    head = keras.Model(inputs, {"age": layers.Dense(AGES)(hidden), "gender": layers.Dense(1)(hidden)})
+    return keras.Model(body.input, head(body.output)), head
+
+
+def folds(faces: Faces, seed: int) -> list[NDArray[np.int64]]:
+    """Rows of the training faces, in `FOLDS` parts."""
+    return np.array_split(np.random.default_rng(seed).permutation(faces.indices(TRAIN)), FOLDS)
+
+
+def aligned(crops: keras.KerasTensor) -> keras.KerasTensor:
+    """The recognizer's views (n, 112, 112, 3) in -1..1 of crops (n, 128, 128, 3) in 0..255."""
+    to_view, _ = cv2.estimateAffinePartial2D(
+        TEMPLATE * (CROP_SIZE / CHIP_SIZE), EYES_NOSE_MOUTH, method=cv2.LMEDS
+    )
+    from_view = cv2.invertAffineTransform(to_view).ravel()
+    views = ops.image.affine_transform(
+        crops,
+        ops.convert_to_tensor([*from_view, 0.0, 0.0], dtype="float32"),
+        interpolation="bilinear",
+        fill_mode="nearest",
+    )
+    return views[:, :SIDE, :SIDE] / 127.5 - 1.0
+
+
+def read_network(file: str) -> keras.Model:
+    """The graph of an ONNX file: views (n, 112, 112, 3) to features (n, size). Raises TrainingError."""
+    try:
+        graph = onnx.load(file).graph
+        constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        inputs = keras.Input((SIDE, SIDE, 3))
+        known = {INPUT: inputs}
+        for node in graph.node:
+            tensors = [known[name] for name in node.input if name in known]
+            known[node.output[0]] = _node(node, tensors, [constants[n] for n in node.input if n in constants])
+        unit = layers.UnitNormalization()(known[EMBEDDING])
+        pooled = [statistic(known[name], axis=(1, 2)) for name in STAGES for statistic in (ops.mean, ops.std)]
+    except Exception as error:  # protobuf's, the system's and a missing tensor have no class in common
+        raise TrainingError(f"{file} cannot be read: name InsightFace's w600k_mbf.onnx.") from error
+    return keras.Model(inputs, ops.concatenate([unit, *pooled], axis=1))
+
+
+def _node(node: Any, tensors: list[keras.KerasTensor], constants: list[NDArray[np.float32]]) -> Any:
+    """What a node of the graph makes of tensors, whose channels come last here."""
+    options = {option.name: onnx.helper.get_attribute_value(option) for option in node.attribute}
+    x = tensors[0]
+    match node.op_type:
+        case "Add":
+            return layers.Add()(tensors)
+        case "Flatten":
+            return layers.Flatten()(layers.Permute((3, 1, 2))(x))
+        case "PRelu":
+            layer, weights = layers.PReLU(shared_axes=[1, 2]), [constants[0].reshape(1, 1, -1)]
+        case "Gemm":
+            layer, weights = layers.Dense(len(constants[1])), [constants[0].T, constants[1]]
+        case "BatchNormalization":
+            layer, weights = layers.BatchNormalization(epsilon=options["epsilon"], trainable=False), constants
+        case "Conv":
+            kernel, bias = constants
+            side, stride = kernel.shape[2], options["strides"][0]
+            if options["pads"][0]:
+                x = layers.ZeroPadding2D(options["pads"][0])(x)
+            if options["group"] > 1:
+                return _in_groups(x, kernel, bias, stride)
+            layer = layers.Conv2D(len(kernel), side, stride)
+            weights = [kernel.transpose(2, 3, 1, 0), bias]
+        case _:
+            raise ValueError(f"{node.op_type} is not among what w600k_mbf.onnx is made of")
+    y = layer(x)
+    layer.set_weights(weights)
+    return y
+
+
+def _in_groups(
+    x: keras.KerasTensor, kernel: NDArray[np.float32], bias: NDArray[np.float32], stride: int
+) -> keras.KerasTensor:
+    """A convolution in groups of as many channels out as in, by depthwise ones: TensorFlow's own is slow on a CPU.
+
+    `kernel` is (channels, channels of a group, side, side). Each depthwise one sees another channel of the group.
+    """
+    channels, size, side, _ = kernel.shape
+    own = np.arange(channels)
+    terms = []
+    for turn in range(size):
+        other = own - own % size + (own + turn) % size
+        layer = layers.DepthwiseConv2D(side, stride, use_bias=turn == 0)
+        terms.append(layer(ops.take(x, other, axis=3) if turn else x))
+        weights = kernel[own, other % size].transpose(1, 2, 0)[..., None]
+        layer.set_weights([weights, bias] if turn == 0 else [weights])
+    return layers.Add()(terms) if turn else terms[0]
+
+
+def _write_features(network: keras.Model, faces: Faces, path: Path) -> None:
+    """(n, 2, size) of the n training faces and their mirror images."""
     rows = faces.indices(TRAIN)
-    batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
-    size = _features(network, faces.crops[rows[:1]]).shape[1]
-    kept = np.lib.format.open_memmap(path, "w+", np.float16, (len(faces), 2, size))
-    total, squares = np.zeros(size), np.zeros(size)
-    for some in track(batches, "recognizer"):
-        crops = faces.crops[some]
-        features = np.stack([_features(network, view) for view in (crops, crops[:, :, ::-1])], axis=1)
-        kept[some] = features
-        total += features.sum(axis=(0, 1))
-        squares += np.square(features).sum(axis=(0, 1))
-    mean = total / (2 * len(rows))
-    deviation = np.sqrt(np.maximum(squares / (2 * len(rows)) - np.square(mean), 0)) + 1e-6
-    for some in batches:
-        kept[some] = (kept[some] - mean) / deviation
+    kept = np.lib.format.open_memmap(path, "w+", np.float16, (len(rows), 2, network.output.shape[1]))
+    for start in track(range(0, len(rows), _BATCH), "recognizer"):
+        crops = np.asarray(faces.crops[rows[start : start + _BATCH]], np.float32)
+        for view, seen in enumerate((crops, crops[:, :, ::-1])):
+            kept[start : start + _BATCH, view] = network.predict_on_batch(aligned(np.ascontiguousarray(seen)))
     kept.flush()
 
 
-def _features(network: ort.InferenceSession, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-    to_template, _ = cv2.estimateAffinePartial2D(
-        TEMPLATE * (CROP_SIZE / CHIP_SIZE), EYES_NOSE_MOUTH, method=cv2.LMEDS
-    )
-    aligned = [
-        cv2.warpAffine(np.ascontiguousarray(crop), to_template, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
-        for crop in crops
-    ]
-    images = np.stack(aligned).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
-    embedding, *maps = network.run([EMBEDDING, *STAGES], {INPUT: np.ascontiguousarray(images)})
-    unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
-    pooled = [statistic(found, axis=(2, 3)) for found in maps for statistic in (np.mean, np.std)]
-    return np.concatenate([unit, *pooled], axis=1)
+class _Crops(keras.utils.PyDataset):
+    """Crops and labels of `rows`, in another order in each epoch."""
+
+    def __init__(self, faces: Faces, rows: NDArray[np.int64], seed: int) -> None:
+        super().__init__()
+        self._faces = faces
+        self._rows = rows
+        self._random = np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // _TUNING_BATCH)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[Any], dict[str, NDArray[np.float32]]]:
+        some = self._order[index * _TUNING_BATCH :][:_TUNING_BATCH]
+        rows, faces = self._rows[some], self._faces
+        bins = np.stack([faces.age_low[rows], faces.age_high[rows]], axis=1)
+        labels = {"age": bins.astype(np.float32), "gender": faces.male[rows, None].astype(np.float32)}
+        return self._seen(some), labels
+
+    def _seen(self, some: NDArray[np.int64]) -> NDArray[Any]:
+        return self._faces.crops[self._rows[some]]
+
+    def on_epoch_end(self) -> None:
+        """Shuffle."""
+        self._order = self._random.permutation(len(self._rows))
 
 
-def _open(recognizer: str) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # the file promises one face at a time, so every batch would warn
-    try:
-        model = onnx.load(recognizer)
-        model.graph.output.extend(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in STAGES
-        )
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # protobuf's, ONNX Runtime's and the system's have no class in common
-        raise TrainingError(f"{recognizer} cannot be read: name InsightFace's w600k_mbf.onnx.") from error
+class _Features(_Crops):
+    """Their features in place of the crops, of each face or of its mirror image."""
+
+    def __init__(
+        self,
+        faces: Faces,
+        rows: NDArray[np.int64],
+        seed: int,
+        features: NDArray[np.float16],
+        places: NDArray[np.int64],
+    ) -> None:
+        super().__init__(faces, rows, seed)
+        self._features, self._places = features, places
+
+    def _seen(self, some: NDArray[np.int64]) -> NDArray[Any]:
+        return self._features[self._places[some], self._random.integers(2, size=len(some))]
 
 
-def _cross_fitted(features: NDArray[np.float16], faces: Faces, seed: int) -> SoftTargets:
-    """What heads on the features (n, 2, size) say, each of the fold of the training faces that it did not see."""
-    age = np.zeros((len(faces), AGES), np.float16)
-    male = np.zeros(len(faces), np.float16)
-    rows = np.random.default_rng(seed).permutation(faces.indices(TRAIN))
-    folds = np.array_split(rows, FOLDS)
-    keras.utils.set_random_seed(seed)
-    size = features.shape[2]
-    for asked in track(folds, "heads on its features"):
-        others = np.setdiff1d(rows, asked)
-        head = _head(size)
-        bins = np.stack([faces.age_low[others], faces.age_high[others]], axis=1)
-        labels = {"age": bins.astype(np.float32), "gender": faces.male[others, None].astype(np.float32)}
-        views = {output: np.repeat(label, 2, axis=0) for output, label in labels.items()}
-        _fit(head, features[others].reshape(-1, size), views)
-        logits = head.predict(features[asked].reshape(-1, size), batch_size=1024, verbose=0)
-        age[asked] = ops.convert_to_numpy(ops.softmax(logits["age"])).reshape(-1, 2, AGES).mean(axis=1)
-        male[asked] = ops.convert_to_numpy(ops.sigmoid(logits["gender"])).reshape(-1, 2).mean(axis=1)
-    return SoftTargets(age, male)
+class _Fit:
+    """Trains a model anew with each call, and is compiled only once."""
 
+    def __init__(self, model: keras.Model, rate: float, epochs: int) -> None:
+        self._model, self._rate, self._epochs = model, rate, epochs
 
-def _head(size: int) -> keras.Model:
-    inputs = keras.Input((size,))
-    hidden = layers.Dense(768, activation="gelu")(layers.Dropout(0.3)(inputs))
-    hidden = layers.Dropout(0.5)(hidden)
-    return keras.Model(inputs, {"age": layers.Dense(AGES)(hidden), "gender": layers.Dense(1)(hidden)})
-
-
-def _fit(head: keras.Model, features: NDArray[np.float16], labels: dict[str, Any]) -> None:
-    epochs, batch_size = 8, 256
-    schedule = keras.optimizers.schedules.CosineDecay(1e-3, epochs * -(-len(features) // batch_size))
-    head.compile(
-        optimizer=keras.optimizers.AdamW(schedule, weight_decay=0.05),
-        loss={"age": age_loss, "gender": gender_loss},
-    )
-    head.fit(features, labels, batch_size=batch_size, epochs=epochs, verbose=0)
+    def __call__(self, batches: _Crops) -> None:
+        if not self._model.compiled:
+            schedule = keras.optimizers.schedules.CosineDecay(self._rate, self._epochs * len(batches))
+            self._model.compile(
+                optimizer=keras.optimizers.AdamW(schedule, weight_decay=0.05),
+                loss={"age": age_loss, "gender": gender_loss},
+                jit_compile=keras.backend.backend() == "jax",
+            )
+        for variable in self._model.optimizer.variables:
+            variable.assign(keras.ops.zeros_like(variable))
+        self._model.fit(batches, epochs=self._epochs, shuffle=False)

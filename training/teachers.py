@@ -55,9 +55,3 @@ def soft_targets(teachers: Iterable[keras.Model], faces: Faces, file: Path) -> S
         )
     with np.load(file) as kept:
         return SoftTargets(kept["age"], kept["male"])
-
-
-def mean_of(one: SoftTargets, other: SoftTargets) -> SoftTargets:
-    """The answers halfway between those of `one` and `other`."""
-    age, male = (one.age + other.age) / 2, (one.male + other.male) / 2
-    return SoftTargets(age.astype(np.float16), male.astype(np.float16))

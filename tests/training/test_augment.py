@@ -91,6 +91,23 @@ def test_some_lose_a_rectangle_and_most_do_not() -> None:
     assert erased.max() < 0.4
 
 
+def sharpness(images: np.ndarray) -> np.ndarray:
+    """(n,) mean difference between neighbouring pixels in the middle of each."""
+    return np.abs(np.diff(images[:, 40:88, 40:88].mean(axis=-1), axis=2)).mean(axis=(1, 2))
+
+
+def test_what_a_teacher_sees_is_neither_blurred_nor_noisy_nor_blanked_out() -> None:
+    augment = Augment(seed=3)
+    columns = np.zeros((96, 128, 128, 3), np.float32)
+    columns[:, :, ::2] = 255
+    blurred = sharpness(np.asarray(augment.spoil(columns))) < 0.5 * sharpness(columns)
+    assert 0.02 < blurred.mean() < 0.35  # or blanked out in the middle
+    noisy = sharpness(np.asarray(augment.spoil(np.full_like(columns, GREY))))
+    assert 0.02 < (noisy > 0.1).mean() < 0.35
+    plain = np.asarray(augment.alter(np.full(columns.shape, GREY, np.uint8)))
+    assert sharpness(plain).max() < 1e-3
+
+
 def test_the_seed_decides() -> None:
     crops = dotted(x=30, count=4)
     assert np.array_equal(augmented(crops, seed=7), augmented(crops, seed=7))

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
 
-from training.losses import age_loss, gender_loss
+from training.losses import age_loss, gender_loss, taught_error
 
 YEARS = np.arange(101)
 
@@ -81,3 +81,17 @@ def test_gender_costs_minus_the_log_of_the_probability_of_the_label() -> None:
 def test_a_very_wrong_gender_costs_its_logit_and_not_infinity() -> None:
     cost = np.asarray(gender_loss(np.array([[1.0]], np.float32), np.array([[-200.0]], np.float32)))
     assert cost == pytest.approx([200.0])
+
+
+def test_what_a_teacher_says_costs_the_divergence_from_its_ages_their_mean_and_its_gender() -> None:
+    ages = np.exp(bell(40)) / np.exp(bell(40)).sum()
+    answers = {"age": ages.astype(np.float32)[None], "gender": np.array([[0.75]], np.float32)}
+
+    def cost(age: np.ndarray, gender: float) -> float:
+        logits = {"age": age.astype(np.float32)[None], "gender": np.array([[gender]], np.float32)}
+        return float(np.asarray(taught_error(answers, logits))[0])
+
+    unsure = 0.75 * np.log(4 / 3) + 0.25 * np.log(4)  # what is left where it agrees
+    assert cost(bell(40), np.log(3)) == pytest.approx(unsure, abs=1e-3)
+    assert cost(bell(43), np.log(3)) == pytest.approx(unsure + 1.125 + 0.3, abs=1e-3)
+    assert cost(bell(40), -np.log(3)) == pytest.approx(0.75 * np.log(4) + 0.25 * np.log(4 / 3), abs=1e-3)

@@ -14,7 +14,7 @@ from training import data, fit
 from training.architectures import build, load_exported, with_probabilities
 from training.fit import Batches, Config
 from training.splits import TRAIN
-from training.teachers import SoftTargets, mean_of, soft_targets
+from training.teachers import SoftTargets, soft_targets
 
 CONFIG = Config("A", stages=((32, 1),), batch_size=8)
 
@@ -66,16 +66,6 @@ def test_labels_carry_the_teachers_ages_and_go_half_of_the_way_to_their_gender(f
     np.testing.assert_array_equal(taught["age"][:, :2], plain["age"])
     np.testing.assert_array_equal(taught["age"][:, 2:], np.full((8, 101), 1 / 128))
     np.testing.assert_allclose(taught["gender"], np.where(plain["gender"] == 1, 0.875, 0.375))
-
-
-def test_two_kinds_of_teachers_have_an_equal_say() -> None:
-    one, other = (
-        SoftTargets(np.full((2, 101), p, np.float16), np.full(2, p, np.float16)) for p in (0.25, 0.75)
-    )
-    both = mean_of(one, other)
-    assert both.age.dtype == both.male.dtype == np.float16
-    np.testing.assert_array_equal(both.age, np.full((2, 101), 0.5))
-    np.testing.assert_array_equal(both.male, [0.5, 0.5])
 
 
 def test_a_network_learns_from_its_teachers(faces: data.Faces, teachers: list[str], tmp_path: Path) -> None:
