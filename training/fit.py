@@ -219,13 +219,14 @@ class Trainee(keras.Model):
     def call(self, batch: Any, training: bool = False) -> Any:
         """Logits of augmented crops in training, of the crops as they are otherwise.
 
-        In training with a teacher: also how far each face is from what is `taught`, and from the `features`, (n,).
+        Of a dictionary, as `Batches` has for a teacher, also how far each face is from what is `taught`, and from the
+        `features`, (n,).
         """
-        if self.teacher is None or not training:
+        if self.teacher is None or not isinstance(batch, dict):
             return self.whole(self.augment(batch) if training else batch, training=training)
         views = mixed(self.augment.alter(batch["crops"]), batch["own"])
         answers = self.teacher(views)
-        said = self.whole(self.augment.spoil(views), training=True)
+        said = self.whole(self.augment.spoil(views), training=training)
         features = squared_error(answers["features"], said.pop("features"))
         return said | {"taught": taught_error(answers, said), "features": features}
 

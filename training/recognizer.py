@@ -133,13 +133,9 @@ def aligned(crops: keras.KerasTensor) -> keras.KerasTensor:
     to_view, _ = cv2.estimateAffinePartial2D(
         TEMPLATE * (CROP_SIZE / CHIP_SIZE), EYES_NOSE_MOUTH, method=cv2.LMEDS
     )
-    from_view = cv2.invertAffineTransform(to_view).ravel()
-    views = ops.image.affine_transform(
-        crops,
-        ops.convert_to_tensor([*from_view, 0.0, 0.0], dtype="float32"),
-        interpolation="bilinear",
-        fill_mode="nearest",
-    )
+    from_view = np.append(cv2.invertAffineTransform(to_view), [0, 0]).astype(np.float32)
+    of_each = ops.zeros_like(crops[:, :1, 0, 0]) + from_view  # one for all works in TensorFlow alone
+    views = ops.image.affine_transform(crops, of_each, interpolation="bilinear", fill_mode="nearest")
     return views[:, :SIDE, :SIDE] / 127.5 - 1.0
 
 
@@ -282,5 +278,5 @@ class _Fit:
                 jit_compile=keras.backend.backend() == "jax",
             )
         for variable in self._model.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
+            variable.assign(ops.zeros(variable.shape, variable.dtype))
         self._model.fit(batches, epochs=self._epochs, shuffle=False)
