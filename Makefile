@@ -57,27 +57,31 @@ INIT ?= imagenet
 RUNS := runs/models
 FIRST := $(RUNS)/first
 SECOND := $(RUNS)/second
+THIRD := $(RUNS)/third
+TAUGHT := --recognizer $(RECOGNIZER) --batch-size 400 --peak-learning-rate 0.002
 TRAIN := $(BIN)/agegender-train
 
 models: model-B ## Make both models anew from UTKFACE=... and FAIRFACE=...
 
-# A learns from the labels first, then from B's answers beside them; B from both networks', and in the end from one for
-# face recognition. Only the last of each are exported, and so see the test split.
-model-A: data/cache/labels.npz
+# A learns from the labels first, then from B's answers beside them; B from both networks'; and in the end both from one
+# for face recognition: that is work for a GPU (KERAS_BACKEND=jax). Only the last of each are exported, and so see the
+# test split.
+model-A: $(RECOGNIZER) data/cache/labels.npz
 	$(TRAIN) train B --init $(INIT) --epochs 96:5,128:6 --runs $(FIRST) --resume
 	$(TRAIN) train A --epochs 96:9 --runs $(FIRST) --resume
 	$(TRAIN) train A --init $(FIRST)/A --epochs 96:4 --runs $(SECOND) --resume
-	$(TRAIN) train A --init $(SECOND)/A --teacher $(FIRST)/B --epochs 96:30 --runs $(RUNS) --resume
+	$(TRAIN) train A --init $(SECOND)/A --teacher $(FIRST)/B --epochs 96:30 --runs $(THIRD) --resume
+	$(TRAIN) train A --init $(THIRD)/A $(TAUGHT) --epochs 96:53 --runs $(RUNS) --resume
 	$(TRAIN) export age_gender_A --runs $(RUNS)
 
-model-B: $(RECOGNIZER) model-A
-	$(TRAIN) train B --init $(FIRST)/B --teacher $(FIRST)/B --teacher $(RUNS)/A \
+model-B: model-A
+	$(TRAIN) train B --init $(FIRST)/B --teacher $(FIRST)/B --teacher $(THIRD)/A \
 	  --epochs 128:6 --peak-learning-rate 0.0005 --runs $(SECOND) --resume
-	$(TRAIN) train B --init $(SECOND)/B --recognizer $(RECOGNIZER) --epochs 128:27 --runs $(RUNS) --resume
+	$(TRAIN) train B --init $(SECOND)/B $(TAUGHT) --epochs 128:106 --runs $(RUNS) --resume
 	$(TRAIN) export age_gender_B --runs $(RUNS)
 
 $(RECOGNIZER):
-	@echo "B learns from InsightFace's w600k_mbf.onnx, of its package buffalo_sc: name it, as in" \
+	@echo "They learn from InsightFace's w600k_mbf.onnx, of its package buffalo_sc: name it, as in" \
 	  '`make models RECOGNIZER=w600k_mbf.onnx`.' >&2; exit 1
 
 data/cache/labels.npz: | $(VENV)/.train

@@ -254,8 +254,8 @@ _SOURCES = {
 
 _RECOGNIZER = (
     "Features of the training faces above by [InsightFace](https://github.com/deepinsight/insightface)'s "
-    "`w600k_mbf.onnx`, a MobileFaceNet that learned on WebFace600K to tell people apart: **for non-commercial research "
-    "only**."
+    "`w600k_mbf.onnx`, a MobileFaceNet that learned on WebFace600K to tell people apart, and what copies of it say "
+    "that were tuned on those faces: **for non-commercial research only**."
 )
 
 
@@ -395,7 +395,7 @@ splits: `{self.record["data_sha256"]}`.
         return f"""
 Age is learned as a distribution over 0 to 100 years: the divergence from a narrow Gaussian around the label plus the
 error of the expectation, or the likelihood of the bin where the label is a bin; gender by cross-entropy. Augmentation
-shifts, turns, scales and mirrors, changes colours and blanks out rectangles.
+shifts, turns, scales and mirrors, changes colours, blurs, adds noise and blanks out rectangles.
 
 {data.markdown()}
 

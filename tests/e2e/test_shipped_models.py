@@ -38,14 +38,22 @@ def test_both_are_listed_and_b_is_the_default(real_server: Server) -> None:
     ids=["eileen collins at 42", "grace hopper at 78"],
 )
 def test_a_known_person_is_of_a_plausible_age(
-    real_server: Server, photograph: Path, youngest: int, oldest: int, model: str, detector: str
+    real_server: Server,
+    photograph: Path,
+    youngest: int,
+    oldest: int,
+    model: str,
+    detector: str,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if (photograph, model, detector) == (ASTRONAUT, "age_gender_A", "yunet"):
+        request.applymarker(pytest.mark.xfail(strict=True, reason="A says 20 of this crop of a woman of 42"))
     (face,) = real_server.faces(photograph.read_bytes(), model=model, detector=detector)
     assert youngest <= face["age"]["years"] <= oldest
     assert 0 <= face["age"]["low"] < face["age"]["years"] < face["age"]["high"] <= 101
 
 
-# Only of the default model: A says male of the crop that Haar's box makes of Eileen Collins.
+# Only of the default model: A says male of the crop that YuNet's landmarks make of Eileen Collins.
 @pytest.mark.parametrize(
     ("photograph", "detector"),
     [
