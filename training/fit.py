@@ -36,6 +36,7 @@ from training.losses import (
 )
 from training.plots import learning_curves
 from training.recognizer import FOLDS, Teacher, folds, prepare_teacher
+from training.seeds import reseed
 from training.splits import TRAIN, VALIDATION
 from training.teachers import SoftTargets, soft_targets
 
@@ -206,16 +207,6 @@ class Trainee(keras.Model):
     def build(self, input_shape: Any) -> None:
         """Nothing is left to be built: the networks were made with their weights, and augmentation has none."""
 
-    def reseed(self, seed: int, epoch: int) -> None:
-        """Begin every random stream, augmentation's and dropout's, anew for `epoch`.
-
-        What is drawn follows from seed and epoch alone, so a resumed run draws what it would have drawn.
-        """
-        streams = [variable for variable in self.variables if variable.name == "seed_generator_state"]
-        seeds = np.random.SeedSequence((seed, epoch)).generate_state(len(streams))
-        for stream, start in zip(streams, seeds, strict=True):
-            stream.assign([int(start) >> 1, 0])  # PyTorch keeps them in 32 signed bits
-
     def call(self, batch: Any, training: bool = False) -> Any:
         """Logits of augmented crops in training, of the crops as they are otherwise.
 
@@ -377,7 +368,7 @@ def train(
             log(f"no better score in {config.patience} epochs: stopping")
             break
         started = time.monotonic()
-        trainee.reseed(config.seed, epoch)
+        reseed(trainee.variables, config.seed, epoch)
         if config.image_size(epoch) != compiled_for:  # traces anew: 20 s and 180 MB each time
             compiled_for = augment.size = config.image_size(epoch)
             trainee.compile(

@@ -27,6 +27,7 @@ from training.data import Faces
 from training.errors import TrainingError
 from training.files import write_aside
 from training.losses import age_loss, gender_loss
+from training.seeds import reseed
 from training.splits import TRAIN
 
 FEATURES_FILE = "features.npy"
@@ -102,8 +103,8 @@ def prepare_teacher(file: str, faces: Faces, folder: Path, seed: int) -> Teacher
         if not kept.is_file():
             others = np.flatnonzero(~np.isin(rows, asked))
             model.set_weights(untuned)
-            fit_head(_Features(faces, rows[others], seed, features, others))
-            tune(_Crops(faces, rows[others], seed))
+            fit_head(_Features(faces, rows[others], seed, features, others), seed, number)
+            tune(_Crops(faces, rows[others], seed), seed, number)
             write_aside(kept, model.save_weights)
         tuned.append(_tunable(network)[0])
         tuned[-1].load_weights(kept)
@@ -269,7 +270,7 @@ class _Fit:
     def __init__(self, model: keras.Model, rate: float, epochs: int) -> None:
         self._model, self._rate, self._epochs = model, rate, epochs
 
-    def __call__(self, batches: _Crops) -> None:
+    def __call__(self, batches: _Crops, seed: int, part: int) -> None:
         if not self._model.compiled:
             schedule = keras.optimizers.schedules.CosineDecay(self._rate, self._epochs * len(batches))
             self._model.compile(
@@ -279,4 +280,5 @@ class _Fit:
             )
         for variable in self._model.optimizer.variables:
             variable.assign(ops.zeros(variable.shape, variable.dtype))
+        reseed(self._model.variables, seed, part)
         self._model.fit(batches, epochs=self._epochs, shuffle=False)

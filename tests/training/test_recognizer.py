@@ -121,6 +121,10 @@ def test_what_is_said_of_a_face_does_not_repeat_its_label_and_a_run_that_goes_on
     again = prepare_teacher(recognizer, others, folder, seed=0)(crops)
     np.testing.assert_array_equal(np.asarray(again["gender"]), np.asarray(first["gender"]))
 
+    (folder / "fold_3.weights.h5").unlink()  # as if it had been killed before it was kept
+    resumed = prepare_teacher(recognizer, faces, folder, seed=0)(crops)
+    np.testing.assert_allclose(np.asarray(resumed["gender"]), np.asarray(first["gender"]), atol=1e-4)
+
     male = faces.male.copy()
     male[own[0]] = ~male[own[0]]
     relabelled = prepare_teacher(recognizer, dataclasses.replace(faces, male=male), tmp_path / "kept", seed=0)
