@@ -46,7 +46,6 @@ BEST_FILE = "best.weights.h5"
 CURVES_FILE = "curves.png"
 EVENTS_FOLDER = "tensorboard"
 TEACHERS_FILE = "teachers.npz"
-RECOGNIZER_FOLDER = "recognizer"
 
 MIXED_SHARE = 1 / 3
 """Share of the faces that a recognizer teaches which are mixed with another one (Zhang et al. 2018): it can tell their
@@ -322,12 +321,11 @@ def train(
             )
     if not history:
         (run / TEACHERS_FILE).unlink(missing_ok=True)
-        shutil.rmtree(run / RECOGNIZER_FOLDER, ignore_errors=True)
     taught = teacher = None
     if config.teachers:
         taught = soft_targets(map(_served, config.teachers), faces, run / TEACHERS_FILE)
     if config.recognizer is not None:
-        teacher = prepare_teacher(config.recognizer, faces, run / RECOGNIZER_FOLDER, config.seed)
+        teacher = prepare_teacher(config.recognizer, faces, run.parent, config.seed)
     keras.utils.set_random_seed(config.seed)
     network = begin(config)
     averaged = build(config.variant, config.dropout)

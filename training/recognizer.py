@@ -8,6 +8,7 @@ about the very views that the student sees (Beyer et al. 2022).
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ _STANDARDISED_BY = 8192
 _TUNING_BATCH = 256
 _HEAD_EPOCHS, _HEAD_RATE = 16, 1e-3
 _TUNING_EPOCHS, _TUNING_RATE = 5, 1e-4
-"""Small, so that what the network knows of faces is not overwritten."""
+"""The rate is small, so that what the network knows of faces is not overwritten."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,16 @@ class Teacher:
         return {output: ops.stop_gradient(answer) for output, answer in said.items()}
 
 
-def prepare_teacher(file: str, faces: Faces, folder: Path, seed: int) -> Teacher:
+def prepare_teacher(file: str, faces: Faces, kept_in: Path, seed: int) -> Teacher:
     """The teacher that the network in the file `w600k_mbf.onnx` becomes by the training faces.
 
-    `folder` keeps each step of it, and gives those that are there. Raises TrainingError.
+    A folder in `kept_in`, of this network, these faces and this seed, keeps each step of it, and gives those that are
+    there. Raises TrainingError.
     """
-    folder.mkdir(exist_ok=True)
     network = read_network(file)
+    made_of = f"{hashlib.sha256(Path(file).read_bytes()).hexdigest()} {faces.digest()} {seed}"
+    folder = kept_in / f"recognizer-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
+    folder.mkdir(exist_ok=True)
     if not (folder / FEATURES_FILE).is_file():
         write_aside(folder / FEATURES_FILE, lambda path: _write_features(network, faces, path))
     features = np.load(folder / FEATURES_FILE, mmap_mode="r")

@@ -17,8 +17,10 @@ keras = pytest.importorskip("keras", reason="the training job's packages are not
 
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
 
 from training import data, fit
+from training.cli import app
 from training.errors import TrainingError
 from training.fit import Batches, Config
 from training.recognizer import EMBEDDING, FOLDS, INPUT, STAGES, aligned, folds, prepare_teacher, read_network
@@ -100,34 +102,32 @@ def test_its_view_of_a_crop_has_eyes_and_mouth_where_it_expects_them() -> None:
         assert np.abs(bright - (y, x)).sum(axis=1).min() < 8
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kept")
-
-
-def test_what_is_said_of_a_face_does_not_repeat_its_label_and_a_run_that_goes_on_tunes_nothing_again(
-    faces: data.Faces, recognizer: str, folder: Path, tmp_path: Path
+def test_what_is_said_of_a_face_does_not_repeat_its_label_and_what_was_tuned_is_kept(
+    faces: data.Faces, recognizer: str, tmp_path: Path
 ) -> None:
     own = folds(faces, seed=0)
     assert sorted(np.concatenate(own)) == sorted(faces.indices(TRAIN))
     size = min(map(len, own))
     crops = np.concatenate([faces.crops[rows[:size]] for rows in own]).astype(np.float32)
 
-    first = prepare_teacher(recognizer, faces, folder, seed=0)(crops)
+    first = prepare_teacher(recognizer, faces, tmp_path, seed=0)(crops)
     assert first["features"].shape == (len(crops), SIZE)
     np.testing.assert_allclose(np.asarray(first["age"]).sum(axis=1), 1, atol=1e-4)
 
-    others = dataclasses.replace(faces, male=~faces.male)
-    again = prepare_teacher(recognizer, others, folder, seed=0)(crops)
+    unseen = dataclasses.replace(
+        faces, crops=np.zeros_like(faces.crops)
+    )  # would be seen, were it tuned again
+    again = prepare_teacher(recognizer, unseen, tmp_path, seed=0)(crops)
     np.testing.assert_array_equal(np.asarray(again["gender"]), np.asarray(first["gender"]))
 
-    (folder / "fold_3.weights.h5").unlink()  # as if it had been killed before it was kept
-    resumed = prepare_teacher(recognizer, faces, folder, seed=0)(crops)
+    (fold,) = tmp_path.glob("*/fold_3.weights.h5")
+    fold.unlink()  # as if it had been killed before it was kept
+    resumed = prepare_teacher(recognizer, faces, tmp_path, seed=0)(crops)
     np.testing.assert_allclose(np.asarray(resumed["gender"]), np.asarray(first["gender"]), atol=1e-4)
 
     male = faces.male.copy()
     male[own[0]] = ~male[own[0]]
-    relabelled = prepare_teacher(recognizer, dataclasses.replace(faces, male=male), tmp_path / "kept", seed=0)
+    relabelled = prepare_teacher(recognizer, dataclasses.replace(faces, male=male), tmp_path, seed=0)
     said, before = np.asarray(relabelled(crops)["gender"]), np.asarray(first["gender"])
     np.testing.assert_allclose(said[:size], before[:size], atol=1e-3)
     assert (
@@ -191,3 +191,10 @@ def test_a_file_that_is_no_such_network_is_refused_in_a_sentence(tmp_path: Path)
     for file in ("nowhere.onnx", "text.onnx"):
         with pytest.raises(TrainingError, match=f"{file} cannot be read: name InsightFace's w600k_mbf.onnx"):
             read_network(str(tmp_path / file))
+
+
+def test_a_teacher_beside_it_is_refused() -> None:
+    named = ["train", "B", "--teacher", "models/age_gender_A.keras", "--recognizer", "w600k_mbf.onnx"]
+    refused = CliRunner().invoke(app, named)
+    assert refused.exit_code == 2
+    assert "a teacher or a recognizer: name one of the two" in refused.output
