@@ -17,11 +17,14 @@ LEVELS = ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2)
 
 _TEMPERATURES = np.geomspace(0.25, 4.0, 161)
 
-_KNOTS = range(0, 81, 5)
+_KNOTS = range(81)
 """Ages at which the correction is fitted; older ones are too few to tell apart from the last."""
 
-_REACH = 4
-"""Years around such an age from which faces are taken, more where there are fewer than `_ENOUGH`."""
+_REACH = 2
+"""Years around such an age from which faces are taken, more where there are fewer than `_ENOUGH`.
+
+So few, since ends jump by years where a network tells adults from children (EXPERIMENTS.md).
+"""
 
 _ENOUGH = 100
 

@@ -83,6 +83,18 @@ def test_faces_of_every_age_are_held_equally_often_though_the_network_leans_to_t
     assert max(after) < 0.84
 
 
+def test_faces_of_the_first_age_that_the_network_takes_for_adult_are_held_as_often() -> None:
+    random = np.random.default_rng(0)
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        age = random.integers(12, 27, n)
+        return bells(age + 6 * (age >= 19) + random.normal(0, 2, n), width=3), age
+
+    calibration = Calibration(end_correction=fit_end_correction(*draw(3000)))
+    distributions, age = draw(20_000)
+    assert held(distributions, age, calibration)[age == 19].mean() == pytest.approx(0.8, abs=0.05)
+
+
 def test_the_ends_hold_80_percent_of_others_too_where_few_faces_were_there_to_fit_them() -> None:
     random = np.random.default_rng(0)
 
