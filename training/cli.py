@@ -154,8 +154,8 @@ def train(
     recognizer: Annotated[
         str | None,
         typer.Option(
-            help="InsightFace's w600k_mbf.onnx, a face recognition network: what copies of it say that are tuned to "
-            "tell age and gender is learned beside the labels, and so are its features."
+            help="InsightFace's w600k_mbf.onnx, a face recognition network: what heads on its features say "
+            "of age and gender is learned beside the labels, and so are the features."
         ),
     ] = None,
     epochs: Annotated[

@@ -2,8 +2,8 @@
 
 It was trained on millions of photographs of known people, and its features tell age and gender better than a network
 that was trained on tens of thousands of labelled faces. So a student learns both the features (Romero et al. 2015) and
-what copies of the network say that were tuned to tell age and gender (Hinton, Vinyals and Dean 2015). They are asked
-about the very views that the student sees (Beyer et al. 2022).
+what heads on them say that were trained to tell age and gender (Hinton, Vinyals and Dean 2015). It is asked about the
+very views that the student sees (Beyer et al. 2022).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from training.data import Faces
 from training.errors import TrainingError
 from training.files import write_aside
 from training.losses import age_loss, gender_loss
-from training.seeds import reseed
 from training.splits import TRAIN
 
 FEATURES_FILE = "features.npy"
+HEADS_FILE = "heads.weights.h5"
 
 SIDE = 112
 EYES_NOSE_MOUTH = np.array(
@@ -47,14 +47,18 @@ STAGES = ("505", "473", "397")
 28x28, whose channels' means and deviations are features too: what tells an age is lost on the way to an identity."""
 
 FOLDS = 5
+HEADS = 3
+"""How many heads, which differ by their first weights, answer together for each fold."""
+
+VIEWS = 4
+"""Of each face that heads learn from: as it is, mirrored, and altered twice."""
+
 _BATCH = 32
 _STANDARDISED_BY = 8192
-"""From how many faces, of which each has two views, features' mean and variance are taken."""
+"""From how many faces, with all their views, features' mean and variance are taken."""
 
-_TUNING_BATCH = 256
-_HEAD_EPOCHS, _HEAD_RATE = 16, 1e-3
-_TUNING_EPOCHS, _TUNING_RATE = 5, 1e-4
-"""The rate is small, so that what the network knows of faces is not overwritten."""
+_HIDDEN = 768
+_HEAD_BATCH, _HEAD_EPOCHS, _HEAD_RATE = 256, 14, 1e-3
 
 
 @dataclass(frozen=True)
@@ -63,17 +67,17 @@ class Teacher:
 
     network: keras.Model
     """Views (n, 112, 112, 3) in -1..1 to features (n, size), standardised."""
-    folds: tuple[keras.Model, ...]
-    """Views to logits, each tuned on the faces of all folds but its own: it does not repeat their labels."""
+    heads: keras.Model
+    """Features to logits (n, FOLDS * HEADS, 102), of ages and of male: each fold's were trained without its faces."""
 
     def __call__(self, crops: keras.KerasTensor) -> dict[str, keras.KerasTensor]:
         """Probabilities of `age` (n, 101) and of male, `gender` (n, 1), and `features` of (n, 128, 128, 3) crops."""
-        views = aligned(crops)
-        parts = ops.split(views, FOLDS)
-        logits = [fold(part, training=False) for fold, part in zip(self.folds, parts, strict=True)]
-        age = ops.softmax(ops.concatenate([of_fold["age"] for of_fold in logits]), axis=-1)
-        male = ops.sigmoid(ops.concatenate([of_fold["gender"] for of_fold in logits]))
-        said = {"age": age, "gender": male, "features": self.network(views, training=False)}
+        features = self.network(aligned(crops), training=False)
+        parts = ops.split(self.heads(features, training=False), FOLDS)
+        logits = ops.concatenate([part[:, HEADS * fold :][:, :HEADS] for fold, part in enumerate(parts)])
+        age = ops.mean(ops.softmax(logits[..., :AGES], axis=-1), axis=1)
+        male = ops.mean(ops.sigmoid(logits[..., AGES:]), axis=1)
+        said = {"age": age, "gender": male, "features": features}
         return {output: ops.stop_gradient(answer) for output, answer in said.items()}
 
 
@@ -88,44 +92,54 @@ def prepare_teacher(file: str, faces: Faces, kept_in: Path, seed: int) -> Teache
     folder = kept_in / f"recognizer-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
     folder.mkdir(exist_ok=True)
     if not (folder / FEATURES_FILE).is_file():
-        write_aside(folder / FEATURES_FILE, lambda path: _write_features(network, faces, path))
+        write_aside(folder / FEATURES_FILE, lambda path: _write_features(network, faces, seed, path))
     features = np.load(folder / FEATURES_FILE, mmap_mode="r")
     some = features[:: -(-len(features) // _STANDARDISED_BY)].astype(np.float32)
     standard = layers.Normalization(mean=some.mean(axis=(0, 1)), variance=some.var(axis=(0, 1)) + 1e-12)
     network = keras.Model(network.input, standard(network.output))
+    network.trainable = False
 
     keras.utils.set_random_seed(seed)
-    model, head = _tunable(network)
-    untuned = model.get_weights()
-    fit_head = _Fit(keras.Sequential([standard, head]), _HEAD_RATE, _HEAD_EPOCHS)
-    crops = keras.Input((CROP_SIZE, CROP_SIZE, 3))
-    tune = _Fit(keras.Model(crops, model(aligned(Augment(seed=seed)(crops)))), _TUNING_RATE, _TUNING_EPOCHS)
-    rows, own = faces.indices(TRAIN), folds(faces, seed)
-    tuned = []
-    for number, asked in enumerate(own):
-        kept = folder / f"fold_{number}.weights.h5"
-        if not kept.is_file():
-            others = np.flatnonzero(~np.isin(rows, asked))
-            model.set_weights(untuned)
-            fit_head(_Features(faces, rows[others], seed, features, others), seed, number)
-            tune(_Crops(faces, rows[others], seed), seed, number)
-            write_aside(kept, model.save_weights)
-        tuned.append(_tunable(network)[0])
-        tuned[-1].load_weights(kept)
-        tuned[-1].trainable = False
-    network.trainable = False
-    return Teacher(network, tuple(tuned))
+    heads = _heads(features.shape[-1])
+    if (folder / HEADS_FILE).is_file():
+        heads.load_weights(folder / HEADS_FILE)
+    else:
+        model, batches = keras.Sequential([standard, heads]), _Features(faces, features, seed)
+        schedule = keras.optimizers.schedules.CosineDecay(_HEAD_RATE, _HEAD_EPOCHS * len(batches))
+        model.compile(
+            optimizer=keras.optimizers.AdamW(schedule, weight_decay=0.05),
+            loss=_heads_loss,
+            jit_compile=keras.backend.backend() == "jax",
+        )
+        model.fit(batches, epochs=_HEAD_EPOCHS, shuffle=False)
+        write_aside(folder / HEADS_FILE, heads.save_weights)
+    heads.trainable = False
+    return Teacher(network, heads)
 
 
-def _tunable(network: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """A copy of `network` that goes on to logits, and its head alone."""
-    body = keras.models.clone_model(network)
-    body.set_weights(network.get_weights())
-    inputs = keras.Input(network.output.shape[1:])
-    hidden = layers.Dense(768, activation="gelu")(layers.Dropout(0.3)(inputs))
-    hidden = layers.Dropout(0.5)(hidden)
-    head = keras.Model(inputs, {"age": layers.Dense(AGES)(hidden), "gender": layers.Dense(1)(hidden)})
-    return keras.Model(body.input, head(body.output)), head
+def _heads(size: int) -> keras.Model:
+    """Standardised features (n, `size`) to logits, as `Teacher.heads` are."""
+    inputs, number = keras.Input((size,)), FOLDS * HEADS
+    hidden = layers.Dropout(0.3)(inputs)
+    hidden = layers.Dense(number * _HIDDEN, activation="gelu", kernel_initializer="lecun_normal")(hidden)
+    hidden = layers.Reshape((number, _HIDDEN))(layers.Dropout(0.5)(hidden))
+    first = keras.initializers.RandomNormal(stddev=_HIDDEN**-0.5)  # Keras' own takes them for one convolution
+    logits = layers.EinsumDense("nih,iho->nio", (number, AGES + 1), bias_axes="io", kernel_initializer=first)
+    return keras.Model(inputs, logits(hidden))
+
+
+def _heads_loss(label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
+    """Loss of each face in a batch, (n,), by the heads of all folds but its own.
+
+    `label` is (n, 4): first and last year, whether male, and the fold.
+    """
+    number = FOLDS * HEADS
+    each = ops.repeat(label, number, axis=0)
+    said = ops.reshape(logits, (-1, AGES + 1))
+    errors = age_loss(each[:, :2], said[:, :AGES]) + gender_loss(each[:, 2:3], said[:, AGES:])
+    of_fold = ops.cast(ops.arange(number) // HEADS, "float32")
+    others = ops.cast(label[:, 3:] != of_fold, "float32")
+    return ops.mean(ops.reshape(errors, (-1, number)) * others, axis=1)
 
 
 def folds(faces: Faces, seed: int) -> list[NDArray[np.int64]]:
@@ -211,78 +225,40 @@ def _in_groups(
     return layers.Add()(terms) if turn else terms[0]
 
 
-def _write_features(network: keras.Model, faces: Faces, path: Path) -> None:
-    """(n, 2, size) of the n training faces and their mirror images."""
+def _write_features(network: keras.Model, faces: Faces, seed: int, path: Path) -> None:
+    """(n, VIEWS, size) of the n training faces."""
     rows = faces.indices(TRAIN)
-    kept = np.lib.format.open_memmap(path, "w+", np.float16, (len(rows), 2, network.output.shape[1]))
+    kept = np.lib.format.open_memmap(path, "w+", np.float16, (len(rows), VIEWS, network.output.shape[1]))
+    augment = Augment(seed=seed)
     for start in track(range(0, len(rows), _BATCH), "recognizer"):
         crops = np.asarray(faces.crops[rows[start : start + _BATCH]], np.float32)
-        for view, seen in enumerate((crops, crops[:, :, ::-1])):
-            kept[start : start + _BATCH, view] = network.predict_on_batch(aligned(np.ascontiguousarray(seen)))
+        views = [crops, np.ascontiguousarray(crops[:, :, ::-1])]
+        views += [augment.alter(crops) for _ in range(VIEWS - len(views))]
+        for place, view in enumerate(views):
+            kept[start : start + _BATCH, place] = network.predict_on_batch(aligned(view))
     kept.flush()
 
 
-class _Crops(keras.utils.PyDataset):
-    """Crops and labels of `rows`, in another order in each epoch."""
+class _Features(keras.utils.PyDataset):
+    """Features and labels of the training faces, in each epoch in another order and of other views."""
 
-    def __init__(self, faces: Faces, rows: NDArray[np.int64], seed: int) -> None:
+    def __init__(self, faces: Faces, features: NDArray[np.float16], seed: int) -> None:
         super().__init__()
-        self._faces = faces
-        self._rows = rows
+        rows = faces.indices(TRAIN)
+        own = [np.isin(rows, fold) for fold in folds(faces, seed)]
+        labels = (faces.age_low[rows], faces.age_high[rows], faces.male[rows], np.argmax(own, axis=0))
+        self._features, self._labels = features, np.stack(labels, axis=1).astype(np.float32)
         self._random = np.random.default_rng(seed)
         self.on_epoch_end()
 
     def __len__(self) -> int:
-        return -(-len(self._rows) // _TUNING_BATCH)
+        return -(-len(self._labels) // _HEAD_BATCH)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[Any], dict[str, NDArray[np.float32]]]:
-        some = self._order[index * _TUNING_BATCH :][:_TUNING_BATCH]
-        rows, faces = self._rows[some], self._faces
-        bins = np.stack([faces.age_low[rows], faces.age_high[rows]], axis=1)
-        labels = {"age": bins.astype(np.float32), "gender": faces.male[rows, None].astype(np.float32)}
-        return self._seen(some), labels
-
-    def _seen(self, some: NDArray[np.int64]) -> NDArray[Any]:
-        return self._faces.crops[self._rows[some]]
+    def __getitem__(self, index: int) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+        some = self._order[index * _HEAD_BATCH :][:_HEAD_BATCH]
+        views = self._random.integers(VIEWS, size=len(some))
+        return self._features[some, views], self._labels[some]
 
     def on_epoch_end(self) -> None:
         """Shuffle."""
-        self._order = self._random.permutation(len(self._rows))
-
-
-class _Features(_Crops):
-    """Their features in place of the crops, of each face or of its mirror image."""
-
-    def __init__(
-        self,
-        faces: Faces,
-        rows: NDArray[np.int64],
-        seed: int,
-        features: NDArray[np.float16],
-        places: NDArray[np.int64],
-    ) -> None:
-        super().__init__(faces, rows, seed)
-        self._features, self._places = features, places
-
-    def _seen(self, some: NDArray[np.int64]) -> NDArray[Any]:
-        return self._features[self._places[some], self._random.integers(2, size=len(some))]
-
-
-class _Fit:
-    """Trains a model anew with each call, and is compiled only once."""
-
-    def __init__(self, model: keras.Model, rate: float, epochs: int) -> None:
-        self._model, self._rate, self._epochs = model, rate, epochs
-
-    def __call__(self, batches: _Crops, seed: int, part: int) -> None:
-        if not self._model.compiled:
-            schedule = keras.optimizers.schedules.CosineDecay(self._rate, self._epochs * len(batches))
-            self._model.compile(
-                optimizer=keras.optimizers.AdamW(schedule, weight_decay=0.05),
-                loss={"age": age_loss, "gender": gender_loss},
-                jit_compile=keras.backend.backend() == "jax",
-            )
-        for variable in self._model.optimizer.variables:
-            variable.assign(ops.zeros(variable.shape, variable.dtype))
-        reseed(self._model.variables, seed, part)
-        self._model.fit(batches, epochs=self._epochs, shuffle=False)
+        self._order = self._random.permutation(len(self._labels))

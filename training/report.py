@@ -254,8 +254,8 @@ _SOURCES = {
 
 _RECOGNIZER = (
     "Features of the training faces above by [InsightFace](https://github.com/deepinsight/insightface)'s "
-    "`w600k_mbf.onnx`, a MobileFaceNet that learned on WebFace600K to tell people apart, and what copies of it say "
-    "that were tuned on those faces: **for non-commercial research only**."
+    "`w600k_mbf.onnx`, a MobileFaceNet that learned on WebFace600K to tell people apart, and what heads on "
+    "them say that were trained on those faces: **for non-commercial research only**."
 )
 
 

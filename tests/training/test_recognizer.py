@@ -102,7 +102,7 @@ def test_its_view_of_a_crop_has_eyes_and_mouth_where_it_expects_them() -> None:
         assert np.abs(bright - (y, x)).sum(axis=1).min() < 8
 
 
-def test_what_is_said_of_a_face_does_not_repeat_its_label_and_what_was_tuned_is_kept(
+def test_what_is_said_of_a_face_does_not_repeat_its_label_and_heads_are_kept(
     faces: data.Faces, recognizer: str, tmp_path: Path
 ) -> None:
     own = folds(faces, seed=0)
@@ -114,14 +114,13 @@ def test_what_is_said_of_a_face_does_not_repeat_its_label_and_what_was_tuned_is_
     assert first["features"].shape == (len(crops), SIZE)
     np.testing.assert_allclose(np.asarray(first["age"]).sum(axis=1), 1, atol=1e-4)
 
-    unseen = dataclasses.replace(
-        faces, crops=np.zeros_like(faces.crops)
-    )  # would be seen, were it tuned again
+    # Would be seen, were features or heads made again.
+    unseen = dataclasses.replace(faces, crops=np.zeros_like(faces.crops))
     again = prepare_teacher(recognizer, unseen, tmp_path, seed=0)(crops)
     np.testing.assert_array_equal(np.asarray(again["gender"]), np.asarray(first["gender"]))
 
-    (fold,) = tmp_path.glob("*/fold_3.weights.h5")
-    fold.unlink()  # as if it had been killed before it was kept
+    (heads,) = tmp_path.glob("*/heads.weights.h5")
+    heads.unlink()  # as if it had been killed before it was kept
     resumed = prepare_teacher(recognizer, faces, tmp_path, seed=0)(crops)
     np.testing.assert_allclose(np.asarray(resumed["gender"]), np.asarray(first["gender"]), atol=1e-4)
 
@@ -130,9 +129,7 @@ def test_what_is_said_of_a_face_does_not_repeat_its_label_and_what_was_tuned_is_
     relabelled = prepare_teacher(recognizer, dataclasses.replace(faces, male=male), tmp_path, seed=0)
     said, before = np.asarray(relabelled(crops)["gender"]), np.asarray(first["gender"])
     np.testing.assert_allclose(said[:size], before[:size], atol=1e-3)
-    assert (
-        np.abs(said - before)[size:].max() > 0.01
-    )  # those that were tuned by these labels say something else
+    assert np.abs(said - before)[size:].max() > 0.01  # the heads that did learn from these labels
 
 
 def test_a_batch_holds_as_many_faces_of_each_fold_and_no_label_of_a_mixture(
