@@ -84,11 +84,11 @@ class Teacher:
 def prepare_teacher(file: str, faces: Faces, kept_in: Path, seed: int) -> Teacher:
     """The teacher that the network in the file `w600k_mbf.onnx` becomes by the training faces.
 
-    A folder in `kept_in`, of this network, these faces and this seed, keeps each step of it, and gives those that are
-    there. Raises TrainingError.
+    A folder in `kept_in`, of this network, these faces, so many views and this seed, keeps each step of it, and gives
+    those that are there. Raises TrainingError.
     """
     network = read_network(file)
-    made_of = f"{hashlib.sha256(Path(file).read_bytes()).hexdigest()} {faces.digest()} {seed}"
+    made_of = f"{hashlib.sha256(Path(file).read_bytes()).hexdigest()} {faces.digest()} {VIEWS} {seed}"
     folder = kept_in / f"recognizer-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
     folder.mkdir(exist_ok=True)
     if not (folder / FEATURES_FILE).is_file():
@@ -133,7 +133,7 @@ def _heads_loss(label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.Ke
 
     `label` is (n, 4): first and last year, whether male, and the fold.
     """
-    number = FOLDS * HEADS
+    number = logits.shape[1]
     each = ops.repeat(label, number, axis=0)
     said = ops.reshape(logits, (-1, AGES + 1))
     errors = age_loss(each[:, :2], said[:, :AGES]) + gender_loss(each[:, 2:3], said[:, AGES:])
