@@ -19,8 +19,9 @@ from rich.progress import track
 
 from app.vision.align import CROP_SIZE, crop_face, crop_whole
 from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
-from app.vision.detect import Detector, Image
+from app.vision.detect import Detector
 from app.vision.face import Box, Face
+from app.vision.image import Image
 from training.errors import TrainingError
 from training.files import write_aside
 from training.labels import Label, parse_utkface_name, read_fairface_labels

@@ -14,8 +14,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from app.inference import detector_file
-from app.vision.detect import DEFAULT_MAX_SIDE, Image, by_area, clip, shrink
+from app.vision.detect import DEFAULT_MAX_SIDE, by_area, clip, shrink
 from app.vision.face import Face
+from app.vision.image import Image
 
 # YuNet's own example script runs at 0.9, which loses blurred and turned faces; 0.6 keeps them.
 _MIN_CONFIDENCE = 0.6

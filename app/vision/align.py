@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.vision.detect import Image
 from app.vision.face import Box, Face, Landmarks
+from app.vision.image import Image, halve, halvings
 
 CROP_SIZE = 128
 """Side of a crop, pixels."""
@@ -29,8 +29,6 @@ HAAR_BOX = (-5.0, -22.0, 207.0)
 
 # Side of the largest frame, in image pixels: with its corners up it must stay below OpenCV's 32767.
 _MAX_FRAME = 20_000
-# Samples per output pixel and axis; more would only cost time where a face fills many megapixels.
-_MAX_OVERSAMPLING = 8
 
 
 def crop_face(image: Image, face: Face) -> NDArray[np.uint8]:
@@ -86,23 +84,28 @@ def _box_to_frame(box: Box) -> NDArray[np.float64]:
 
 
 def _warp(image: Image, to_chip: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """One warp from image to crop; where it shrinks, each output pixel is the mean of several samples."""
+    """One warp from image to crop; where it shrinks, each output pixel is a mean of what lies under it."""
+    scale = math.hypot(to_chip[0, 0], to_chip[1, 0]) * CROP_SIZE / CHIP_SIZE
+    times = halvings(1 / scale)
     # Only the part under the frame: OpenCV warps no image of 32767 pixels or more a side, such as panoramas.
     edges = (-0.5, CHIP_SIZE - 0.5)
     corners = np.array([(x, y) for x in edges for y in edges])
     under = (corners - to_chip[:, 2]) @ np.linalg.inv(to_chip[:, :2]).T
-    left, top = np.maximum(np.floor(under.min(axis=0)) - 1, 0).astype(int)
-    right, bottom = np.maximum(np.ceil(under.max(axis=0)) + 2, 0).astype(int)
-    image = image[top:bottom, left:right]
+    margin = 2**times + 1
+    left, top = np.maximum(np.floor(under.min(axis=0)) - margin, 0).astype(int)
+    right, bottom = np.maximum(np.ceil(under.max(axis=0)) + margin, 0).astype(int)
+    image = halve(image[top:bottom, left:right], times)
     if image.size == 0:
         return np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
-    scale = math.hypot(to_chip[0, 0], to_chip[1, 0]) * CROP_SIZE / CHIP_SIZE
-    oversampling = min(_MAX_OVERSAMPLING, max(1, math.ceil(1 / scale)))
+    # Of those that are left, up to two a side come to one of the crop.
+    oversampling = 1 if scale * 2**times >= 1 else 2
     side = CROP_SIZE * oversampling
     # Pixel centres lie at whole numbers, so a change of resolution also moves the origin by half a pixel.
     zoom = side / CHIP_SIZE
     matrix = to_chip * zoom
-    matrix[:, 2] += 0.5 * zoom - 0.5 + matrix[:, :2] @ (left, top)
+    centre = 2**times / 2 - 0.5
+    matrix[:, 2] += 0.5 * zoom - 0.5 + matrix[:, :2] @ (left + centre, top + centre)
+    matrix[:, :2] *= 2**times
     warped = cv2.warpAffine(
         image,
         matrix,

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.vision.face import Box, Face
-
-Image = NDArray[np.uint8]
+from app.vision.image import Image, halve, halvings
 
 DEFAULT_MAX_SIDE = 640
+_NARROW = 64
 
 # The sum of stage weights that the frontal-face cascade gives lies in about 0..10; it becomes a confidence
 # through a logistic curve centred on the weight below which most hits on photographs are no faces.
@@ -89,13 +89,17 @@ def by_area(face: Face) -> int:
 def shrink(image: Image, max_side: int) -> tuple[Image, NDArray[np.float64]]:
     """A copy whose longest side is at most `max_side`, and its scale against `image`, in x and in y."""
     height, width = image.shape[:2]
+    # Not below so many pixels that those which halving cuts off would be a visible part of the image.
+    times = min(halvings(max(height, width) / max_side), halvings(min(height, width) / _NARROW))
+    image = halve(image, times)
+    height, width = image.shape[:2]
     scale = min(1.0, max_side / max(height, width))
     if scale == 1.0:
-        return image, np.ones(2)
+        return image, np.full(2, 0.5**times)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     # Whole pixels make the two differ a little, or a lot where an image is a narrow strip.
-    return small, np.array(size) / (width, height)
+    return small, np.array(size) / (width, height) * 0.5**times
 
 
 def clip(corner_and_size: NDArray[np.float64], image: Image) -> Box | None:

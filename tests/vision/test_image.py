@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.vision.image import halve, halvings
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 7), st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_halving_gives_the_means_of_squares(height: int, width: int, times: int, seed: int) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    side = 2**times
+    rows, columns = height // side, width // side
+    means = image[: rows * side, : columns * side].reshape(rows, side, columns, side, 3).mean(axis=(1, 3))
+    halved = halve(image, times)
+    assert (halved.shape, halved.dtype) == (means.shape, np.uint8)
+    assert np.abs(halved - means).max(initial=0) <= (0, 0.5, 0.75, 1.25, 1.5, 2, 2.25, 2.75)[times]
+
+
+@pytest.mark.parametrize("times", [2, 4, 6])
+def test_rounding_makes_nothing_brighter(times: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
+    assert halve(image, times).mean() == pytest.approx(image.mean(), abs=0.02)
+
+
+def test_a_part_of_an_image_is_halved_as_a_copy_of_it_would_be() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    part = image[31:222, 17:203]
+    assert np.array_equal(halve(part, 3), halve(part.copy(), 3))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "times"), [(0.01, 0), (1, 0), (1.99, 0), (2, 1), (3.99, 1), (4, 2), (8, 3), (102.4, 6)]
+)
+def test_as_many_pixels_are_left_as_are_wanted(ratio: float, times: int) -> None:
+    assert halvings(ratio) == times
