@@ -34,7 +34,7 @@ RUN --mount=type=cache,target=/var/cache/pip \
       --require-hashes -r /requirements/serve.txt -r /requirements/init.txt \
  && find /opt/agegender/lib -depth \( -path '*/onnxruntime/capi/libonnxruntime.so*' -o -path '*/numpy/*tests*' \
       -o -path '*/fastapi_offline/static/redoc*' \
-      -o -path '*/cv2/data/*.xml' -not -name haarcascade_frontalface_default.xml \) -delete
+      -o -path '*/cv2/data/*.xml' -not -name haarcascade_frontalface_alt2.xml \) -delete
 
 
 FROM builder AS train-dependencies

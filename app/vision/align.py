@@ -24,7 +24,7 @@ CHIP_SIZE = 200
 TEMPLATE = np.array([(58.4, 57.7), (136.5, 58.9), (94.7, 100.2), (62.9, 136.1), (128.7, 137.2)], np.float32)
 """Medians of YuNet's landmarks over chips, (5, 2) x, y in chip pixels, in the order of `LANDMARK_NAMES`."""
 
-HAAR_BOX = (-5.0, -22.0, 207.0)
+HAAR_BOX = (-3.0, -20.0, 204.0)
 """Medians of x, y and side of Haar's box over chips, in chip pixels, which it reaches beyond."""
 
 # Side of the largest frame, in image pixels: with its corners up it must stay below OpenCV's 32767.

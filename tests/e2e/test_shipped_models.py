@@ -59,18 +59,18 @@ def test_a_known_person_is_of_a_plausible_age(
     [
         pytest.param(ASTRONAUT, "haar", id="eileen collins-haar"),
         pytest.param(ASTRONAUT, "yunet", id="eileen collins-yunet", marks=needs_yunet),
-        pytest.param(
-            GRACE_HOPPER,
-            "haar",
-            id="grace hopper-haar",
-            marks=pytest.mark.xfail(strict=True, reason="B says male of this crop of a woman in a hat"),
-        ),
         pytest.param(GRACE_HOPPER, "yunet", id="grace hopper-yunet", marks=needs_yunet),
     ],
 )
 def test_a_known_person_is_of_the_right_gender(real_server: Server, photograph: Path, detector: str) -> None:
     (face,) = real_server.faces(photograph.read_bytes(), detector=detector)
     assert face["gender"]["label"] == "female"
+
+
+def test_of_a_woman_in_a_hat_the_wrong_gender_is_at_most_said_with_doubt(real_server: Server) -> None:
+    """Of the crop that Haar's box makes of Grace Hopper, B says either, as its place shifts by a pixel or two."""
+    (face,) = real_server.faces(GRACE_HOPPER.read_bytes(), detector="haar")
+    assert face["gender"]["label"] == "female" or face["gender"]["probability"] < 0.75
 
 
 def test_the_two_are_different_networks(real_server: Server) -> None:
