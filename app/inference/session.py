@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from app.inference import runtime
 from app.inference.ages import AGES
 from app.vision.align import CROP_SIZE
 
@@ -49,12 +49,8 @@ class OnnxSession:
     """
 
     def __init__(self, path: Path) -> None:
-        options = onnxruntime.SessionOptions()
-        # The calling thread does it all: there are as many workers as cores, and threads of the runtime's own
-        # would take turns with them, or spin. With one it starts none.
-        options.intra_op_num_threads = 1
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = runtime.load(path)
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
             raise SessionInvalid("is not a model that ONNX Runtime can run") from error
         self._check_interface()

@@ -10,10 +10,9 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from app.inference import detector_file
+from app.inference import detector_file, runtime
 from app.vision.detect import DEFAULT_MAX_SIDE, by_area, clip, shrink
 from app.vision.face import Face
 from app.vision.image import Image
@@ -41,15 +40,10 @@ class YuNet:
 
     def __init__(self, model_path: Path, max_side: int = DEFAULT_MAX_SIDE) -> None:
         self._max_side = max_side
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # as for the models: there are as many workers as cores
-        options.log_severity_level = (
-            3  # else it warns at each run of the sizes that the file has noted in between
-        )
         model = model_path.read_bytes()
         for free in _FREE:
             model = model.replace(_FIXED, free, 1)
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._session = runtime.load(model)
 
     @classmethod
     def installed(cls, path: Path | None = None, max_side: int = DEFAULT_MAX_SIDE) -> YuNet | None:
