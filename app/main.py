@@ -63,6 +63,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         # It would send callers to whatever address they say that they called.
         redirect_slashes=False,
+        # Traces are `traces`' business: FastAPI's own would say more, and ask at each request whether they are wanted.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.api_keys = ApiKeys(settings.api_keys)

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from helpers import ASTRONAUT, in_process
+from helpers import ASTRONAUT, in_process, serving
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from app.api.traces import TracesUnavailable
@@ -111,6 +111,16 @@ def test_a_request_is_a_span_of_its_callers_trace_and_its_stages_lie_inside(
         assert milliseconds == pytest.approx(timings[stage], abs=0.006)  # answers have two decimals
     assert end <= request.end_time_unix_nano
     assert not any(b"my-face" in body for body in collector.bodies)
+
+
+def test_without_traces_nothing_is_sent_whatever_the_environment_says(
+    collector: Collector, models_folder: Path, tmp_path: Path
+) -> None:
+    """FastAPI has traces of its own, which hold the whole path."""
+    with serving(models_folder, tmp_path, FASTAPI_OTEL_AUTO_CONFIGURE="true") as server:
+        assert httpx.put(f"{server.url}/predict/my-face.jpg").status_code == 404
+        assert httpx.post(f"{server.url}/predict", content=ASTRONAUT.read_bytes()).status_code == 200
+    assert collector.bodies == []
 
 
 def test_each_image_of_a_batch_has_its_stages_in_the_span_of_the_request(
