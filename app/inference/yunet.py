@@ -103,7 +103,9 @@ def _planes(image: Image) -> NDArray[np.float32]:
     """
     coarsest = _STRIDES[-1]
     height, width = image.shape[:2]
-    planes = np.zeros((1, 3, -(-height // coarsest) * coarsest, -(-width // coarsest) * coarsest), np.float32)
+    planes = np.empty((1, 3, -(-height // coarsest) * coarsest, -(-width // coarsest) * coarsest), np.float32)
+    planes[:, :, height:] = 0
+    planes[:, :, :, width:] = 0
     for plane, channel in zip(planes[0], cv2.split(image), strict=True):
         plane[:height, :width] = channel
     return planes

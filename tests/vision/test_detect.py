@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
+import cv2.data
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -98,6 +99,14 @@ def test_yunet_finds_faces_of_a_twentieth_of_the_longest_side(yunet: YuNet, name
         near = [face for face in faces if np.hypot(*(centre(face.box) - expected)) < 50]
         assert len(near) == 1
         assert near[0].box.height == pytest.approx(200, rel=0.25)
+
+
+def test_an_opencv_without_its_cascades_is_said_to_be_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cv2.data, "haarcascades", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"^OpenCV came without [^\n]*: install [^\n]* again\.$"):
+        Haar()
 
 
 def test_haar_finds_a_face_of_a_tenth_of_the_longest_side(haar: Haar) -> None:
