@@ -115,5 +115,5 @@ def _warp(image: Image, to_chip: NDArray[np.float64]) -> NDArray[np.uint8]:
         borderValue=(0, 0, 0),
     )
     if oversampling > 1:
-        warped = cv2.resize(warped, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA)
+        warped = halve(np.asarray(warped, np.uint8), 1, after=times)
     return np.asarray(cv2.cvtColor(warped, cv2.COLOR_BGR2RGB), np.uint8)

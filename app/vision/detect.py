@@ -18,8 +18,9 @@ from app.vision.face import Box, Face
 from app.vision.image import Image, halve, halvings
 
 DEFAULT_MAX_SIDE = 640
-_NARROW = 64
 
+# Shortest side that halving leaves, pixels: what it cuts off at the edges stays a small part of the image.
+_SHORTEST_HALF = 64
 # What the cascade's last stage sums up for a hit is 54 to 60; a logistic curve makes it a confidence: the share of such
 # hits that are faces, by YuNet, on validation images of UTKFace and FairFace (training/EXPERIMENTS.md). Since most
 # photographs have more in them that is no face, hits are believed from 0.9 on.
@@ -93,8 +94,7 @@ def by_area(face: Face) -> int:
 def shrink(image: Image, max_side: int) -> tuple[Image, NDArray[np.float64]]:
     """A copy whose longest side is at most `max_side`, and its scale against `image`, in x and in y."""
     height, width = image.shape[:2]
-    # Not below so many pixels that those which halving cuts off would be a visible part of the image.
-    times = min(halvings(max(height, width) / max_side), halvings(min(height, width) / _NARROW))
+    times = min(halvings(max(height, width) / max_side), halvings(min(height, width) / _SHORTEST_HALF))
     image = halve(image, times)
     height, width = image.shape[:2]
     scale = min(1.0, max_side / max(height, width))

@@ -45,23 +45,18 @@ def move(points: np.ndarray, to_image: np.ndarray) -> np.ndarray:
 
 
 def map_image(to_image: np.ndarray, height: int, width: int, gain: float = 1) -> np.ndarray:
-    """An image whose blue and green say what x and y of the chip each pixel shows, from the chip's centre.
-
-    Noise of one level makes the mean of many pixels finer than whole levels are.
-    """
+    """An image whose blue and green say what x and y of the chip each pixel shows, from the chip's centre."""
     y, x = np.mgrid[:height, :width]
     back = np.linalg.inv(to_image[:, :2])
     chip = np.einsum("ij,hwj->hwi", back, np.dstack([x, y]) - to_image[:, 2])
-    noise = np.random.default_rng(0).uniform(-0.5, 0.5, chip.shape)
-    levels = np.clip(128 + gain * (chip - MIDDLE) + noise, 0, 255).round()
+    levels = np.clip(128 + gain * (chip - MIDDLE), 0, 255).round()
     return np.dstack([levels, np.full((height, width), 255)]).astype(np.uint8)
 
 
 def displacement(crop: np.ndarray, gain: float = 1) -> np.ndarray:
     """How far, in pixels of the crop, what a crop of `map_image` shows is from its place: (n, n, 2).
 
-    With a higher gain it is known more finely, for the middle of the crop alone. Each is a mean over 8x8 pixels. Where
-    pixels are averaged in fours, half a level is rounded up, which here looks like up to a third of a pixel.
+    With a higher gain it is known more finely, for the middle of the crop alone.
     """
     chip = CHIP_SIZE / CROP_SIZE
     margin = round(CROP_SIZE * (1 - 1 / gain) / 2)
@@ -69,7 +64,7 @@ def displacement(crop: np.ndarray, gain: float = 1) -> np.ndarray:
     y, x = np.mgrid[here, here]
     place = (np.dstack([x, y]) + 0.5) * chip - 0.5
     shown = crop[here, here, 2:0:-1].astype(float)  # a crop is RGB
-    return np.asarray(cv2.blur(((shown - 128) / gain + MIDDLE - place) / chip, (8, 8)))
+    return np.asarray(((shown - 128) / gain + MIDDLE - place) / chip)
 
 
 @given(st.floats(0.4, 4.0), st.floats(-180, 180), st.floats(-0.5, 0.5), st.floats(-0.5, 0.5))
@@ -80,9 +75,9 @@ def test_however_a_face_lies_in_the_image_its_crop_stays_put(
     side = math.ceil(300 * scale)
     to_image = matrix(scale, degrees, side / 2 + x, side / 2 + y)
     face = Face(SOMEWHERE, landmarks=move(TEMPLATE, to_image))
-    assert np.abs(displacement(crop_face(map_image(to_image, side, side), face))).max() < 0.7
+    assert np.abs(displacement(crop_face(map_image(to_image, side, side), face))).max() < 1
     fine = displacement(crop_face(map_image(to_image, side, side, gain=8), face), gain=8)
-    assert np.abs(fine).max() < 0.15
+    assert np.abs(fine).max() < 0.25
     assert np.abs(fine.mean(axis=(0, 1))).max() < 0.1
 
 
@@ -96,7 +91,7 @@ def test_a_box_alone_puts_the_face_in_the_same_place(scale: float, x: float, y: 
     box = Box(round(left), round(top), round(right - left), round(bottom - top))
     moved = displacement(crop_face(map_image(to_image, side, side), Face(box)))
     # The box is known to whole pixels of the image.
-    assert np.abs(moved).max() < 0.5 + 1.5 / scale * CROP_SIZE / CHIP_SIZE
+    assert np.abs(moved).max() < 0.7 + 1.5 / scale * CROP_SIZE / CHIP_SIZE
 
 
 @given(st.floats(0.7, 2.5), st.floats(-180, 180))
@@ -167,7 +162,7 @@ def test_a_face_at_the_end_of_a_long_panorama(upright: bool) -> None:
     here = to_image - np.column_stack([np.zeros((2, 2)), shift])
     image[part] = map_image(here, *image[part].shape[:2])
     crop = crop_face(image, Face(SOMEWHERE, landmarks=move(TEMPLATE, to_image)))
-    assert np.abs(displacement(crop)).max() < 0.5
+    assert np.abs(displacement(crop)).max() < 1
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_places_on_the_copy_are_known_in_the_image(
     spot = (255 * y[:, None, None] * x[:, None] * np.ones(3)).round().astype(np.uint8)
     small, scale = shrink(spot, 640)
     assert max(small.shape) == min(640, max(width, height))
-    assert (middle(small) + 0.5) / scale - 0.5 == pytest.approx(middle(spot), abs=0.2 / scale.min())
+    assert (middle(small) + 0.5) / scale - 0.5 == pytest.approx(middle(spot), abs=0.05 / scale.min())
 
 
 def middle(spot: np.ndarray) -> np.ndarray:

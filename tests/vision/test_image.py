@@ -26,6 +26,11 @@ def test_rounding_makes_nothing_brighter(times: int) -> None:
     assert halve(image, times).mean() == pytest.approx(image.mean(), abs=0.02)
 
 
+def test_halving_one_after_the_other_is_as_good_as_at_once() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    assert np.array_equal(halve(halve(image, 1), 2, after=1), halve(image, 3))
+
+
 def test_a_part_of_an_image_is_halved_as_a_copy_of_it_would_be() -> None:
     image = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
     part = image[31:222, 17:203]
