@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,17 +41,18 @@ def estimates(answer: dict[str, Any]) -> list[list[str]]:
     """How the page puts the age, the gender and the interval of each face of a prediction."""
     return [
         [
-            f"{_rounded(face['age']['years'])} years",
-            f"{face['gender']['label']} {_rounded(100 * face['gender']['probability'])}%",
-            f"{_rounded(face['age']['low'])} to {_rounded(face['age']['high'])} "
-            f"in {_rounded(100 * face['age']['coverage'])}% of cases",
+            f"{rounded(face['age']['years'])} years",
+            f"{face['gender']['label']} {rounded(100 * face['gender']['probability'])}%",
+            f"{rounded(face['age']['low'])} to {rounded(face['age']['high'])} "
+            f"in {rounded(100 * face['age']['coverage'])}% of cases",
         ]
         for face in answer["faces"]
     ]
 
 
-def _rounded(value: float) -> int:
-    return math.floor(value + 0.5)
+def rounded(value: float, digits: int = 0) -> Decimal:
+    """As JavaScript rounds a positive number: halves go up, where Python's formats take the even digit."""
+    return Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
 
 
 def shown_estimates(section: Locator) -> list[list[str]]:
