@@ -32,13 +32,16 @@ def service(
 
 @asynccontextmanager
 async def filled(service: GatedService) -> AsyncIterator[tuple[httpx.AsyncClient, list[Any]]]:
-    """A client, and its requests that keep every worker busy and fill the queue."""
+    """A client, and its requests that keep every worker busy and fill the queue, in the order in which they came."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(
         base_url=service.url, timeout=PATIENCE, limits=limits, trust_env=False
     ) as client:
         service.gate.clear()
-        requests = [asyncio.create_task(ask(client)) for _ in range(WORKERS + QUEUE_SIZE)]
+        requests: list[Any] = []
+        while len(requests) < WORKERS + QUEUE_SIZE:
+            requests.append(asyncio.create_task(ask(client)))
+            await until(lambda: service.load().running + service.load().waiting == len(requests))
         await until(lambda: (service.load().running, service.load().waiting) == (WORKERS, QUEUE_SIZE))
         yield client, requests
 
