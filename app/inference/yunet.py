@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.inference import detector_file, runtime
+from app.inference.yunet_network import STRIDES, with_joined_heads
 from app.vision.detect import DEFAULT_MAX_SIDE, by_area, clip, shrink
 from app.vision.face import Face
 from app.vision.image import Image
@@ -21,13 +22,6 @@ from app.vision.image import Image
 _MIN_CONFIDENCE = 0.6
 _MAX_OVERLAP = 0.3  # intersection over union, above which the surer of two boxes alone is kept
 _MOST_BOXES = 5000
-_STRIDES = (8, 16, 32)
-_OUTPUTS = tuple(f"{kind}_{stride}" for stride in _STRIDES for kind in ("cls", "obj", "bbox", "kps"))
-
-# The published file fixes its input at 640 x 640, though nothing in it depends on that. As the file says it, a
-# dimension of that size, and one that is free, with a name: as many bytes.
-_FIXED = bytes((0x0A, 0x03, 0x08, 0x80, 0x05))
-_FREE = (b"\x0a\x03\x12\x01h", b"\x0a\x03\x12\x01w")
 
 
 class YuNet:
@@ -40,10 +34,7 @@ class YuNet:
 
     def __init__(self, model_path: Path, max_side: int = DEFAULT_MAX_SIDE) -> None:
         self._max_side = max_side
-        model = model_path.read_bytes()
-        for free in _FREE:
-            model = model.replace(_FIXED, free, 1)
-        self._session = runtime.load(model)
+        self._session = runtime.load(with_joined_heads(model_path.read_bytes()))
 
     @classmethod
     def installed(cls, path: Path | None = None, max_side: int = DEFAULT_MAX_SIDE) -> YuNet | None:
@@ -68,21 +59,20 @@ class YuNet:
         self, image: Image, threshold: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Boxes (n, 2, 2) as corner and size, landmarks (n, 5, 2), both in pixels of `image`, and confidences (n,)."""
-        planes = _planes(image)
-        width = planes.shape[3]
-        outputs = self._session.run(_OUTPUTS, {"input": planes})
         boxes, landmarks, confidences = [], [], []
-        for i, stride in enumerate(_STRIDES):
-            cls, obj, bbox, kps = outputs[4 * i : 4 * i + 4]
-            confidence = np.sqrt(cls[0, :, 0] * obj[0, :, 0])
-            cells = np.flatnonzero(confidence >= threshold)
-            row, column = np.divmod(cells, width // stride)
+        outputs = self._session.run(None, {"input": _planes(image)})
+        for stride, (told,) in zip(STRIDES, outputs, strict=True):
+            with np.errstate(over="ignore"):  # a confidence of 0
+                face, thing = 1 / (1 + np.exp(-told[:2]))
+            confidence = np.sqrt(face * thing)
+            row, column = np.nonzero(confidence >= threshold)
             cell = np.stack([column, row], axis=1).astype(np.float32)
-            centre = (cell + bbox[0, cells, :2]) * stride
-            size = np.exp(bbox[0, cells, 2:]) * stride
+            bbox, kps = np.split(told[2:, row, column].T, [4], axis=1)
+            centre = (cell + bbox[:, :2]) * stride
+            size = np.exp(bbox[:, 2:]) * stride
             boxes.append(np.stack([centre - size / 2, size], axis=1))
-            landmarks.append((cell[:, None] + kps[0, cells].reshape(-1, 5, 2)) * stride)
-            confidences.append(confidence[cells])
+            landmarks.append((cell[:, None] + kps.reshape(-1, 5, 2)) * stride)
+            confidences.append(confidence[row, column])
         found = np.concatenate(boxes)
         confidence = np.concatenate(confidences)
         kept = cv2.dnn.NMSBoxes(
@@ -101,7 +91,7 @@ def _planes(image: Image) -> NDArray[np.float32]:
 
     As `cv2.dnn.blobFromImage` makes of a padded image, in a third of its time.
     """
-    coarsest = _STRIDES[-1]
+    coarsest = STRIDES[-1]
     height, width = image.shape[:2]
     planes = np.empty((1, 3, -(-height // coarsest) * coarsest, -(-width // coarsest) * coarsest), np.float32)
     planes[:, :, height:] = 0
