@@ -125,10 +125,8 @@ RUN python3 -c 'import app.cli, app.doctor, app.files, app.output, app.server, u
 # A pattern, so that a tree without models builds too: the service then wants a folder mounted over /models.
 COPY model[s] /models/
 COPY docker/healthcheck.py /opt/agegender/
-# The last one asks the kernel for large pages, of which a large image needs few: docs/production.md.
 ENV AGEGENDER_HOST=0.0.0.0 \
-    AGEGENDER_MODELS=/models \
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+    AGEGENDER_MODELS=/models
 EXPOSE 8000
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["python3", "-I", "/opt/agegender/healthcheck.py"]

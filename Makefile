@@ -7,9 +7,6 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: serve test docs test-docker bench soak fuzz audit env-train models model-A model-B lint format lock clean
 
-# Memory for large images in large pages, as in the image: docs/production.md says what it gains.
-serve bench soak: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
-
 serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 	-$(BIN)/agegender fetch-detector
 	$(BIN)/agegender serve
