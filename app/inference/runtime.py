@@ -23,5 +23,6 @@ def load(model: Path | bytes) -> onnxruntime.InferenceSession:
     # would take turns with them, or spin. With one it starts none.
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.use_env_allocators", "1")
-    options.log_severity_level = 3  # else it warns at each run of YuNet at a size other than the file's
+    # Else it warns of numbers in YuNet's file that the joined heads leave unused.
+    options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
