@@ -49,10 +49,10 @@ def _joined(level: int, read: str) -> bytes:
         for part in ("weight", "bias"):
             names.append(f"{level}.{layer}.{part}")
             parts = [f"bbox_head.multi_level_{head}.{level}.{layer}.{part}" for head in _HEADS]
-            joins.append(_node("Concat", parts, names[-1], _whole_number("axis", 0)))
+            joins.append(_node("Concat", parts, names[-1], _attribute("axis", 0)))
     across, told = f"{level}.across", f"{level}.told"
-    padded = _whole_numbers("pads", [1] * 4)
-    within = _node("Conv", [across, *names[2:]], told, _whole_number("group", _CHANNELS) + padded)
+    by_channel = _attribute("group", _CHANNELS) + _attribute("pads", [1] * 4)
+    within = _node("Conv", [across, *names[2:]], told, by_channel)
     return b"".join([*joins, _node("Conv", [read, *names[:2]], across), within, _tensor(_OUTPUT, told)])
 
 
@@ -61,12 +61,10 @@ def _node(operator: str, inputs: list[str], output: str, attributes: bytes = b""
     return _field(_NODE, names + _field(2, output.encode()) + _field(4, operator.encode()) + attributes)
 
 
-def _whole_number(name: str, value: int) -> bytes:
-    return _field(5, _field(1, name.encode()) + _field(3, value) + _field(20, 2))
-
-
-def _whole_numbers(name: str, values: list[int]) -> bytes:
-    return _field(5, _field(1, name.encode()) + b"".join(_field(8, each) for each in values) + _field(20, 7))
+def _attribute(name: str, value: int | list[int]) -> bytes:
+    if isinstance(value, int):
+        return _field(5, _field(1, name.encode()) + _field(3, value) + _field(20, 2))
+    return _field(5, _field(1, name.encode()) + b"".join(_field(8, each) for each in value) + _field(20, 7))
 
 
 def _tensor(number: int, name: str) -> bytes:
