@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import time
-import uuid
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -47,7 +47,7 @@ class Observe:
             return
         begun = time.perf_counter()
         sent_id = Headers(scope=scope).get("x-request-id", "")
-        request_id = sent_id if _SANE_ID.fullmatch(sent_id) else uuid.uuid4().hex
+        request_id = sent_id if _SANE_ID.fullmatch(sent_id) else os.urandom(16).hex()
         noted: dict[str, Any] = {}
         scope.setdefault("state", {}).update(request_id=request_id, noted=noted)
         status: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -41,6 +42,11 @@ class EndCorrection(BaseModel):
                 raise ValueError("age, low and high must be equally long and rise")
         return self
 
+    @cached_property
+    def columns(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """`age`, `low` and `high` as arrays, which are made once."""
+        return np.array(self.age), np.array(self.low), np.array(self.high)
+
 
 class AgeInterval(BaseModel):
     """The quantiles of the age distribution that hold the true age with probability `coverage`, corrected or not."""
@@ -72,8 +78,8 @@ def read_ages(distributions: NDArray[np.floating], estimate: AgeEstimate, interv
     low, median, high = quantiles(distributions, (interval.low_quantile, 0.5, interval.high_quantile)).T
     years = median if estimate == "median" else expectation(distributions)
     if interval.correction is not None:
-        low = _moved(low, interval.correction.low, interval.correction.age)
-        high = _moved(high, interval.correction.high, interval.correction.age)
+        age, low_end, high_end = interval.correction.columns
+        low, high = _moved(low, low_end, age), _moved(high, high_end, age)
     # Where a distribution has a long tail, or a correction moved an end far, the estimate could lie outside.
     return Ages(years, np.minimum(low, years), np.maximum(high, years))
 
@@ -90,12 +96,14 @@ def quantiles(distributions: NDArray[np.floating], levels: tuple[float, ...]) ->
     The mass of age k counts as spread evenly over [k - 0.5, k + 0.5]; no quantile is below 0.
     """
     edges = np.arange(AGES + 1) - 0.5
-    cumulative = np.cumsum(np.asarray(distributions, np.float64), axis=1)
+    cumulative = np.zeros((len(distributions), AGES + 1))
+    np.cumsum(distributions, axis=1, out=cumulative[:, 1:])
     cumulative /= cumulative[:, -1:]  # float32 probabilities add up to 1 only nearly
-    rows = [np.interp(levels, np.concatenate([[0.0], row]), edges) for row in cumulative]
+    rows = [np.interp(levels, row, edges) for row in cumulative]
     return np.maximum(0.0, np.reshape(rows, (len(rows), len(levels))))
 
 
-def _moved(ends: NDArray[np.float64], before: Years, after: Years) -> NDArray[np.float64]:
-    by = np.interp(ends, before, np.subtract(after, before))
-    return np.clip(ends + by, 0.0, OLDEST)
+def _moved(
+    ends: NDArray[np.float64], before: NDArray[np.float64], after: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    return np.clip(ends + np.interp(ends, before, after - before), 0.0, OLDEST)

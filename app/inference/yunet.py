@@ -5,6 +5,7 @@ What goes in, and what is made of what comes out, is as in `cv2.FaceDetectorYN`:
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -45,45 +46,58 @@ class YuNet:
     def detect(self, image: Image, min_confidence: float | None = None) -> list[Face]:
         """See `Detector.detect`."""
         small, scale = shrink(image, self._max_side)
-        faces: list[Face] = []
         threshold = _MIN_CONFIDENCE if min_confidence is None else min_confidence
-        for corner_and_size, landmarks, confidence in zip(*self._find(small, threshold), strict=True):
-            box = clip(corner_and_size / scale, image)
-            if box is not None:
-                # Points count from the centre of the first pixel, which a change of resolution moves.
-                points = ((landmarks + 0.5) / scale - 0.5).astype(np.float32)
-                faces.append(Face(box, float(confidence), points))
-        return sorted(faces, key=by_area)
+        boxes, landmarks, confidences = self._find(small, threshold)
+        # Points count from the centre of the first pixel, which a change of resolution moves.
+        points = ((landmarks + 0.5) / scale - 0.5).astype(np.float32)
+        visible = [clip(box, image) for box in boxes / scale]
+        found = zip(visible, confidences.tolist(), points, strict=True)
+        return sorted((Face(box, *told) for box, *told in found if box is not None), key=by_area)
 
     def _find(
         self, image: Image, threshold: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Boxes (n, 2, 2) as corner and size, landmarks (n, 5, 2), both in pixels of `image`, and confidences (n,)."""
-        boxes, landmarks, confidences = [], [], []
+        # A confidence is the root of the product of two probabilities, neither of which can be less than its square.
+        # The second one is that small in nearly all cells: few are left to look at.
+        least = _logit(threshold**2)
+        cells, places = [], []
         outputs = self._session.run(None, {"input": _planes(image)})
         for stride, (told,) in zip(STRIDES, outputs, strict=True):
-            with np.errstate(over="ignore"):  # a confidence of 0
-                face, thing = 1 / (1 + np.exp(-told[:2]))
-            confidence = np.sqrt(face * thing)
-            row, column = np.nonzero(confidence >= threshold)
-            cell = np.stack([column, row], axis=1).astype(np.float32)
-            bbox, kps = np.split(told[2:, row, column].T, [4], axis=1)
-            centre = (cell + bbox[:, :2]) * stride
-            size = np.exp(bbox[:, 2:]) * stride
-            boxes.append(np.stack([centre - size / 2, size], axis=1))
-            landmarks.append((cell[:, None] + kps.reshape(-1, 5, 2)) * stride)
-            confidences.append(confidence[row, column])
-        found = np.concatenate(boxes)
-        confidence = np.concatenate(confidences)
+            channels, rows, columns = told.shape
+            flat = told.reshape(channels, rows * columns)
+            sure = np.flatnonzero(flat[1] >= least)
+            row, column = np.divmod(sure, columns)
+            cells.append(flat[:, sure])
+            places.append((column, row, np.full_like(sure, stride)))
+        told = np.concatenate(cells, axis=1)
+        column, row, stride = np.concatenate(places, axis=1).astype(np.float32)
+        cell = np.stack([column, row])
+        with np.errstate(over="ignore"):  # a confidence of 0
+            face, thing = 1 / (1 + np.exp(-told[:2]))
+        confidence = np.sqrt(face * thing)
+        size = np.exp(told[4:6]) * stride
+        boxes = np.stack([(cell + told[2:4]) * stride - size / 2, size])
+        landmarks = (cell + told[6:].reshape(5, 2, -1)) * stride
         kept = cv2.dnn.NMSBoxes(
-            found.reshape(-1, 4).astype(np.int32).tolist(),
+            boxes.reshape(4, -1).T.astype(np.int32).tolist(),
             confidence.tolist(),
             threshold,
             _MAX_OVERLAP,
             top_k=_MOST_BOXES,
         )
-        rows = np.asarray(kept, np.intp)
-        return found[rows], np.concatenate(landmarks)[rows], confidence[rows]
+        which = np.asarray(kept, np.intp)
+        return (
+            boxes[..., which].transpose(2, 0, 1),
+            landmarks[..., which].transpose(2, 0, 1),
+            confidence[which],
+        )
+
+
+def _logit(probability: float) -> float:
+    """What a sigmoid makes that probability of; nearly so of 0 and 1, where it is infinite."""
+    probability = min(max(probability, 1e-30), 1 - 1e-7)
+    return math.log(probability / (1 - probability))
 
 
 def _planes(image: Image) -> NDArray[np.float32]:

@@ -6,7 +6,9 @@ measures where YuNet's five points and Haar's box lie in it and prints the const
 
 from __future__ import annotations
 
+import cmath
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -27,16 +29,23 @@ TEMPLATE = np.array([(58.4, 57.7), (136.5, 58.9), (94.7, 100.2), (62.9, 136.1), 
 HAAR_BOX = (-3.0, -20.0, 204.0)
 """Medians of x, y and side of Haar's box over chips, in chip pixels, which it reaches beyond."""
 
+_TEMPLATE = [complex(x, y) for x, y in TEMPLATE.tolist()]
+
 # Side of the largest frame, in image pixels: with its corners up it must stay below OpenCV's 32767.
 _MAX_FRAME = 20_000
 
 
+class Similarity(NamedTuple):
+    """Image pixels to chip pixels: a point x + yi times `turn`, which turns and scales it, plus `shift`."""
+
+    turn: complex
+    shift: complex
+
+
 def crop_face(image: Image, face: Face) -> NDArray[np.uint8]:
     """The crop of `face` from `image` (height, width, 3) BGR: (128, 128, 3) RGB, black beyond the image."""
-    transform = None if face.landmarks is None else similarity_to_template(face.landmarks)
-    if transform is None:
-        transform = _box_to_frame(face.whole or face.box)
-    return _warp(image, transform)
+    to_chip = None if face.landmarks is None else similarity_to_template(face.landmarks)
+    return _warp(image, to_chip or _box_to_frame(face.whole or face.box))
 
 
 def crop_whole(image: Image) -> NDArray[np.uint8]:
@@ -48,52 +57,48 @@ def crop_whole(image: Image) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def similarity_to_template(landmarks: Landmarks) -> NDArray[np.float64] | None:
-    """The least-squares similarity from five points (5, 2) onto the template, as (2, 3), in chip pixels.
+def similarity_to_template(landmarks: Landmarks) -> Similarity | None:
+    """The least-squares similarity from five points (5, 2) onto the template.
 
     Closed form in the plane (Umeyama 1991 without reflection). None where the points are those of no face:
     not finite, all but coincident, or as far apart as in a frame beyond what `cv2.warpAffine` can address.
     """
-    if not np.isfinite(landmarks).all():
+    points = [complex(x, y) for x, y in landmarks.tolist()]
+    if not all(map(cmath.isfinite, points)):
         return None
-    source = landmarks[:, 0].astype(np.float64) + 1j * landmarks[:, 1].astype(np.float64)
-    target = TEMPLATE[:, 0].astype(np.float64) + 1j * TEMPLATE[:, 1].astype(np.float64)
-    source_mean, target_mean = source.mean(), target.mean()
-    centred = source - source_mean
-    spread = float(np.vdot(centred, centred).real)
+    mean = sum(points) / len(points)
+    centred = [point - mean for point in points]
+    spread = sum(abs(point) ** 2 for point in centred)
     if spread < 1.0:
         return None
-    rotation = complex(np.vdot(centred, target - target_mean)) / spread  # scale and angle in one number
-    if abs(rotation) * _MAX_FRAME < CHIP_SIZE:
+    # The mean of the template goes to that of the points with any scale and angle: what is centred has a sum of zero.
+    turn = sum(point.conjugate() * target for point, target in zip(centred, _TEMPLATE, strict=True)) / spread
+    if abs(turn) * _MAX_FRAME < CHIP_SIZE:
         return None
-    shift = complex(target_mean - rotation * source_mean)
-    return np.array([[rotation.real, -rotation.imag, shift.real], [rotation.imag, rotation.real, shift.imag]])
+    return Similarity(turn, sum(_TEMPLATE) / len(_TEMPLATE) - turn * mean)
 
 
-def _box_to_frame(box: Box) -> NDArray[np.float64]:
+def _box_to_frame(box: Box) -> Similarity:
     """The upright similarity that puts centre and mean side of `box` where Haar's box lies on chips."""
     x, y, side = HAAR_BOX
     scale = side / math.sqrt(box.area)
-    centre_x, centre_y = box.x + (box.width - 1) / 2, box.y + (box.height - 1) / 2
-    return np.array(
-        [
-            [scale, 0.0, x + (side - 1) / 2 - scale * centre_x],
-            [0.0, scale, y + (side - 1) / 2 - scale * centre_y],
-        ]
-    )
+    centre = complex(box.x + (box.width - 1) / 2, box.y + (box.height - 1) / 2)
+    return Similarity(complex(scale), complex(x + (side - 1) / 2, y + (side - 1) / 2) - scale * centre)
 
 
-def _warp(image: Image, to_chip: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _warp(image: Image, to_chip: Similarity) -> NDArray[np.uint8]:
     """One warp from image to crop; where it shrinks, each output pixel is a mean of what lies under it."""
-    scale = math.hypot(to_chip[0, 0], to_chip[1, 0]) * CROP_SIZE / CHIP_SIZE
+    turn, shift = to_chip
+    scale = abs(turn) * CROP_SIZE / CHIP_SIZE
     times = halvings(1 / scale)
     # Only the part under the frame: OpenCV warps no image of 32767 pixels or more a side, such as panoramas.
     edges = (-0.5, CHIP_SIZE - 0.5)
-    corners = np.array([(x, y) for x in edges for y in edges])
-    under = (corners - to_chip[:, 2]) @ np.linalg.inv(to_chip[:, :2]).T
+    under = [(complex(x, y) - shift) / turn for x in edges for y in edges]
     margin = 2**times + 1
-    left, top = np.maximum(np.floor(under.min(axis=0)) - margin, 0).astype(int)
-    right, bottom = np.maximum(np.ceil(under.max(axis=0)) + margin, 0).astype(int)
+    left = max(0, math.floor(min(corner.real for corner in under)) - margin)
+    top = max(0, math.floor(min(corner.imag for corner in under)) - margin)
+    right = max(0, math.ceil(max(corner.real for corner in under)) + margin)
+    bottom = max(0, math.ceil(max(corner.imag for corner in under)) + margin)
     image = halve(image[top:bottom, left:right], times)
     if image.size == 0:
         return np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
@@ -102,13 +107,13 @@ def _warp(image: Image, to_chip: NDArray[np.float64]) -> NDArray[np.uint8]:
     side = CROP_SIZE * oversampling
     # Pixel centres lie at whole numbers, so a change of resolution also moves the origin by half a pixel.
     zoom = side / CHIP_SIZE
-    matrix = to_chip * zoom
     centre = 2**times / 2 - 0.5
-    matrix[:, 2] += 0.5 * zoom - 0.5 + matrix[:, :2] @ (left + centre, top + centre)
-    matrix[:, :2] *= 2**times
+    shift += turn * complex(left + centre, top + centre)
+    shift = shift * zoom + (0.5 * zoom - 0.5) * (1 + 1j)
+    turn *= zoom * 2**times
     warped = cv2.warpAffine(
         image,
-        matrix,
+        np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]]),
         (side, side),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,

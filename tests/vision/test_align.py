@@ -121,16 +121,15 @@ def test_no_similarity_nearby_fits_better(points: list[tuple[float, float]]) -> 
     found = similarity_to_template(landmarks)
     if found is None:
         return
+    source, target = (np.float64(pairs) @ (1, 1j) for pairs in (landmarks, TEMPLATE))
 
-    def misfit(transform: np.ndarray) -> float:
-        return float(((landmarks @ transform[:, :2].T + transform[:, 2] - TEMPLATE) ** 2).sum())
+    def misfit(turn: complex, shift: complex) -> float:
+        return float((np.abs(turn * source + shift - target) ** 2).sum())
 
-    (a, b), (x, y) = found[:, 0], found[:, 2]
-    assert found == pytest.approx(np.array([[a, -b, x], [b, a, y]]))  # no shear, no mirroring
-    size = 0.01 * math.hypot(a, b)
-    for da, db, dx, dy in np.vstack([np.diag([size, size, 0.1, 0.1]), -np.diag([size, size, 0.1, 0.1])]):
-        other = np.array([[a + da, -b - db, x + dx], [b + db, a + da, y + dy]])
-        assert misfit(other) > misfit(found) * (1 - 1e-6)
+    size = 0.01 * abs(found.turn)
+    for way in (1, -1, 1j, -1j):
+        for other in ((found.turn + size * way, found.shift), (found.turn, found.shift + 0.1 * way)):
+            assert misfit(*other) > misfit(*found) * (1 - 1e-6)
 
 
 def test_a_large_face_is_averaged_and_not_sampled() -> None:
