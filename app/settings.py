@@ -18,7 +18,9 @@ ENV_PREFIX = "AGEGENDER_"
 class Settings(BaseSettings):
     """What an operator may choose; the reason for each default stands in its description."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     host: str = Field(
         "127.0.0.1", description="Address to listen on; 0.0.0.0 opens the service to the network."
@@ -28,7 +30,7 @@ class Settings(BaseSettings):
         None,
         ge=0,
         le=65535,
-        description="Port of GET /metrics, where it shall not be on the other one; 0 takes a free one.",
+        description="Port of its own for GET /metrics, which then is not on the other one; 0 takes a free one.",
     )
     models: Path = Field(
         default_factory=lambda: _models_folder(),

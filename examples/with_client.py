@@ -1,22 +1,23 @@
-"""python with_client.py URL PHOTOGRAPH...: ask a service by its own client."""
+"""python with_client.py URL PHOTOGRAPH...: ask a service, such as http://localhost:8000, by its own client."""
 
 import sys
 
 from app.client import AgeGenderError, Client, ImageRefused
 
 url, *photographs = sys.argv[1:]
-with Client(url) as client:
-    for photograph in photographs:
-        try:
-            answer = client.predict(photograph, max_faces=5)
-        except ImageRefused as refused:
-            print(f"{photograph}: {refused}")
-        except AgeGenderError as error:
-            sys.exit(str(error))
-        else:
+try:
+    with Client(url) as client:
+        for photograph in photographs:
+            try:
+                answer = client.predict(photograph, max_faces=5)
+            except ImageRefused as refused:
+                print(f"{photograph}: {refused}")
+                continue
             for face in answer.faces:
                 age, gender = face.age, face.gender
                 print(
                     f"{photograph}: {age.years} years ({age.low}-{age.high}),",
                     f"{gender.label} {gender.probability:.0%}",
                 )
+except AgeGenderError as error:
+    sys.exit(str(error))

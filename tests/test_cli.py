@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
@@ -65,6 +66,11 @@ def run(
 
 def predict(models: Path, cache: Path, *arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
     return run(cache, "predict", *arguments, AGEGENDER_MODELS=str(models), **extra)
+
+
+def test_it_says_its_version(cache: Path) -> None:
+    ended = run(cache, "--version")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{version('agegender')}\n", "")
 
 
 def test_predict_prints_a_table_and_goes_on_after_a_file_that_is_no_image(

@@ -47,6 +47,13 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
     assert Settings(port=9001).port == 9001
 
 
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Compose file that passes settings on leaves those empty that nobody set."""
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"AGEGENDER_{name.upper()}", "")
+    assert Settings() == Settings(_env_prefix="NO_SETTING_")
+
+
 def test_keys_do_not_show_when_settings_are_printed() -> None:
     settings = Settings(api_keys="a-secret-key")
     assert "a-secret-key" not in f"{settings!r} {settings} {settings.model_dump_json()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
@@ -13,10 +13,14 @@ from app.api.state import service_of
 router = APIRouter(prefix="/health", tags=["health"])
 
 
+def _example(status: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {"application/json": {"example": {"status": status}}}}}
+
+
 @router.get(
     "/live",
     summary="Is the process alive?",
-    responses=problems.openapi_responses(problems.PARAMETER_INVALID),
+    responses={**_example("live"), **problems.openapi_responses(problems.PARAMETER_INVALID)},
 )
 async def live(_: Annotated[NoQuery, Query()]) -> HealthAnswer:
     """200 while the process answers."""
@@ -26,7 +30,10 @@ async def live(_: Annotated[NoQuery, Query()]) -> HealthAnswer:
 @router.get(
     "/ready",
     summary="Does the service take predictions?",
-    responses=problems.openapi_responses(problems.PARAMETER_INVALID, problems.SHUTTING_DOWN),
+    responses={
+        **_example("ready"),
+        **problems.openapi_responses(problems.PARAMETER_INVALID, problems.SHUTTING_DOWN),
+    },
 )
 async def ready(request: Request, _: Annotated[NoQuery, Query()]) -> HealthAnswer:
     """200 from when models and detectors have made a first prediction until the service shuts down."""

@@ -96,6 +96,13 @@ def test_the_client_goes_on_after_what_is_no_photograph(server: Server) -> None:
     assert said("\n".join(faces)) == lines(server, ASTRONAUT) + lines(server, GRACE_HOPPER)
 
 
+def test_the_client_says_in_a_sentence_that_an_address_is_none() -> None:
+    ended = run([sys.executable, EXAMPLES / "with_client.py"], ASTRONAUT)
+    assert ended.returncode == 1
+    sentence = f"The address of the service must be like http://localhost:8000, not {str(ASTRONAUT)!r}."
+    assert ended.stderr == f"{sentence}\n"
+
+
 def test_the_library_says_what_the_service_says(
     server: Server, models_folder: Path, empty_cache: Path
 ) -> None:
