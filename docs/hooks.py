@@ -90,7 +90,7 @@ def file(path: str) -> str:
 
 def console(command: str) -> str:
     """A command with what it prints, here and now."""
-    return f"```console\n$ {command}\n{_output(command)}```"
+    return f"```console\n$ .venv/bin/{command}\n{_output(command)}```"
 
 
 def answer() -> str:

@@ -387,17 +387,22 @@ splits: `{self.record["data_sha256"]}`.
                 ),
                 ("dropout", f"{record['dropout']:g}"),
                 ("seed", f"{record['seed']}"),
-                ("time", f"{hours:.1f} hours"),
+                ("time of this run", f"{hours:.1f} hours"),
                 ("code", f"commit `{record['commit'] or 'unknown'}`"),
                 ("libraries", f"Keras {record['keras']} on {record['backend']}"),
             ],
         )
+        before = ""
+        if record["init"] not in (None, "imagenet"):
+            before = (
+                "\n\nThe table is of the last run alone, which went on from what those before had learned."
+            )
         return f"""
 Age is learned as a distribution over 0 to 100 years: the divergence from a narrow Gaussian around the label plus the
 error of the expectation, or the likelihood of the bin where the label is a bin; gender by cross-entropy. Augmentation
 shifts, turns, scales and mirrors, changes colours, blurs, adds noise and blanks out rectangles.
 
-{data.markdown()}
+{data.markdown()}{before}
 
 ![Loss, age error and gender accuracy by epoch]({self.variant.id}/curves.png)
 
