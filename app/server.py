@@ -8,6 +8,7 @@ import logging
 import logging.config
 import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -31,7 +32,9 @@ from app.settings import ENV_PREFIX, Settings
 if sys.platform != "win32":
     import resource
 
-_MAX_HEAD_BYTES = 64 * 1024
+# Of a request's headers, and again of its trailers.
+_MAX_FIELD_BYTES = 64 * 1024
+_UPGRADE = re.compile(rb"(^|\r\n)Upgrade:", re.IGNORECASE)
 
 logger = logging.getLogger("agegender")
 
@@ -39,7 +42,6 @@ logger = logging.getLogger("agegender")
 def serve(settings: Settings) -> bool:
     """Serve until SIGTERM or SIGINT, then finish what was accepted. False where the service could not start."""
     _leave_no_core()
-    _gather_only_what_is_logged()
     ports = {"port": settings.port}
     if settings.metrics_port is not None:
         ports["metrics_port"] = settings.metrics_port
@@ -62,6 +64,7 @@ def _serve(settings: Settings, sockets: Sequence[socket.socket], signs: Connecti
 
     Signs of life go to `signs`, where there is a supervisor; without it this stops.
     """
+    _gather_only_what_is_logged()
     app = create_app(settings)
     config = _config(app, settings, lifespan="on")
     others = [_config(create_metrics_app(app), settings, lifespan="off")] if len(sockets) > 1 else []
@@ -147,10 +150,11 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
             unless_bound.pop_all()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for what can be no name
+        reason = error.strerror if isinstance(error, OSError) else error
         option = f"--{setting.replace('_', '-')} ({ENV_PREFIX}{setting.upper()})"
         raise CannotListen(
-            f"The service cannot listen on host {host}, port {port} ({error.strerror}): stop what uses it, or "
+            f"The service cannot listen on host {host}, port {port} ({reason}): stop what uses it, or "
             f"choose another by {option} or --host (AGEGENDER_HOST)."
         ) from error
     return bound
@@ -202,9 +206,11 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """HTTP over one connection, where a request must have arrived whole in time, and its head is bounded.
+    """HTTP over one connection, where a request must have arrived whole in time, and its fields are bounded.
 
-    uvicorn itself waits without limit for the rest of a request, and buffers headers without limit.
+    uvicorn itself waits without limit for the rest of a request, buffers headers and trailers without limit, takes
+    trailers for headers, and loses the body of a request that offers another protocol, as Java's own client and
+    `curl --http2` do. A server may pass over such an offer (RFC 9110, 7.8).
     """
 
     def __init__(self, *args: Any, arrival_timeout: float, **kwargs: Any) -> None:
@@ -212,7 +218,9 @@ class _Protocol(HttpToolsProtocol):
         self._arrival_timeout = arrival_timeout
         self._deadline: asyncio.TimerHandle | None = None
         self._in_head = True
-        self._head_bytes = 0
+        # From each chunk's size on, until the chunk begins: after the last one come the trailers.
+        self._in_trailers = False
+        self._field_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -224,23 +232,42 @@ class _Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
-            self._head_bytes += len(data)
+            self._await_request()  # empty lines before a request begin none
+            data = _without_offers(data)
+        if self._in_head or self._in_trailers:
+            self._field_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+        too_large = self._field_bytes > _MAX_FIELD_BYTES and (self._in_head or self._in_trailers)
+        if too_large and not self.transport.is_closing():
             self.send_400_response("The headers of this request are too large.")
 
     def on_message_begin(self) -> None:
         self._await_request()
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._in_head, self._head_bytes = False, 0
+        self._in_head, self._field_bytes = False, 0
         super().on_headers_complete()
 
+    def on_chunk_header(self) -> None:
+        self._in_trailers = True
+
+    def on_body(self, body: bytes) -> None:
+        self._in_trailers, self._field_bytes = False, 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._in_head = True
+        self._in_head, self._in_trailers, self._field_bytes = True, False, 0
         self._request_has_come()
         super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        # An offer in two pieces, or behind another request: where the body ends, nobody knows any more.
+        self.send_400_response("The header Upgrade is not supported: send the request without it.")
 
     def _await_request(self) -> None:
         if self._deadline is None:
@@ -250,3 +277,10 @@ class _Protocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _without_offers(data: bytes) -> bytes:
+    """What came of a head, and maybe more, with another name for each header Upgrade of the head."""
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[:end]
+    return _UPGRADE.sub(rb"\1X-Ignored-Upgrade:", head) + data[len(head) :] if _UPGRADE.search(head) else data

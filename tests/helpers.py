@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import socket
 import struct
 import subprocess
 import sys
@@ -215,6 +216,23 @@ def serving(
         yield server
     finally:
         server.stop()
+
+
+@contextlib.contextmanager
+def connected(server: Server, count: int = 1) -> Iterator[list[socket.socket]]:
+    """So many connections to `server`, for what no client sends."""
+    address = (server.client.base_url.host, server.client.base_url.port)
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection(address, PATIENCE)) for _ in range(count)]
+
+
+def read_to_the_end(connection: socket.socket) -> bytes:
+    """All that the server sends until it closes the connection."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := connection.recv(4096):
+            received += data
+    return received
 
 
 class HasUrl(Protocol):

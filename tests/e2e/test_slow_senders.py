@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from helpers import PATIENCE, Server, check_problem, grey, png, serving
+from helpers import PATIENCE, Server, check_problem, connected, grey, png, read_to_the_end, serving
 
 IMAGE = png(grey(51))
 HEAD = b"POST /predict?detector=none HTTP/1.1\r\nHost: service\r\nContent-Type: image/png\r\n"
@@ -28,22 +27,6 @@ UNFINISHED = {
     b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
     b'--b\r\nContent-Disposition: form-data; name="images"; filename="p"\r\n\r\n' + IMAGE + b"\r\n--b\r\n",
 }
-
-
-@contextlib.contextmanager
-def connected(server: Server, count: int = 1) -> Iterator[list[socket.socket]]:
-    address = (server.client.base_url.host, server.client.base_url.port)
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(socket.create_connection(address, PATIENCE)) for _ in range(count)]
-
-
-def read_to_the_end(connection: socket.socket) -> bytes:
-    """All that the server sends until it closes the connection."""
-    received = b""
-    with contextlib.suppress(ConnectionResetError):
-        while data := connection.recv(4096):
-            received += data
-    return received
 
 
 def until(server: Server, status: int) -> httpx.Response:

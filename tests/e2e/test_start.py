@@ -153,9 +153,14 @@ def test_one_port_for_two_things(empty_cache: Path) -> None:
     )
 
 
-def test_a_host_that_is_not_this_machine(models_folder: Path, empty_cache: Path) -> None:
-    # 192.0.2.0/24 is kept for documentation: no machine has an address in it.
-    said = fail_to_start(empty_cache, f"--models={models_folder}", "--host=192.0.2.1")
-    assert said.startswith(
-        "The service cannot listen on host 192.0.2.1, port 0 (Cannot assign requested address)"
-    )
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        # 192.0.2.0/24 is kept for documentation: no machine has an address in it.
+        ("192.0.2.1", "Cannot assign requested address"),
+        ("no..name", "encoding with 'idna' codec failed"),
+    ],
+)
+def test_a_host_that_is_not_this_machine(models_folder: Path, empty_cache: Path, host: str, why: str) -> None:
+    said = fail_to_start(empty_cache, f"--models={models_folder}", f"--host={host}")
+    assert said.startswith(f"The service cannot listen on host {host}, port 0 ({why}")

@@ -1,0 +1,102 @@
+"""What the server makes of requests that few clients send: one answer to each, and bounds on all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import PATIENCE, Server, connected, grey, png, read_to_the_end, serving
+
+IMAGE = png(grey(51))
+HEAD = b"POST /predict?detector=none HTTP/1.1\r\nHost: service\r\nContent-Type: image/png\r\n"
+WITH_LENGTH = HEAD + b"Content-Length: %d\r\n" % len(IMAGE)
+IN_CHUNKS = HEAD + b"Transfer-Encoding: chunked\r\n"
+LAST = b"Connection: close\r\n"
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nuPGRADE: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+
+
+@pytest.fixture(scope="module")
+def hasty(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
+    """A service that gives a request one second to arrive."""
+    with serving(models_folder, empty_cache, "--workers=1", "--arrival-timeout=1") as server:
+        yield server
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def test_an_offer_to_speak_another_protocol_is_passed_over(server: Server) -> None:
+    """As Java's own client makes it, and `curl --http2`; the body follows in a packet of its own."""
+    another = b"GET /health/live HTTP/1.1\r\nHost: service\r\n" + LAST + b"\r\n"
+    with connected(server) as (connection,):
+        connection.sendall(WITH_LENGTH + OFFER + b"\r\n")
+        time.sleep(0.1)
+        connection.sendall(IMAGE + another)
+        answers = read_to_the_end(connection)
+    assert answers.count(b"HTTP/1.1 200 OK") == answers.count(b"HTTP/1.1 ") == 2
+    assert b'"faces":[{' in answers
+    assert b'{"status":"live"}' in answers
+
+
+def test_an_offer_in_two_pieces_lets_nobody_hide_a_request_in_a_body(server: Server) -> None:
+    hidden = b"GET /health/live HTTP/1.1\r\nHost: service\r\n\r\n"
+    request = HEAD + b"Content-Length: %d\r\n" % len(hidden) + OFFER + b"\r\n"
+    middle = request.index(b"uPGRADE") + 3
+    with connected(server) as (connection,), contextlib.suppress(ConnectionError):
+        connection.sendall(request[:middle])
+        time.sleep(0.1)
+        connection.sendall(request[middle:])
+        time.sleep(0.1)
+        connection.sendall(hidden)
+        answers = read_to_the_end(connection)
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    assert b"send the request without it" in answers
+    assert b"live" not in answers
+
+
+def test_trailers_are_no_headers(server: Server) -> None:
+    body = chunk(IMAGE[:10]) + chunk(IMAGE[10:])
+    with connected(server) as (connection,):
+        connection.sendall(IN_CHUNKS + LAST + b"\r\n" + body + b"0\r\nX-Request-ID: trailing\r\n\r\n")
+        answer = read_to_the_end(connection)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert b"trailing" not in answer
+
+
+def test_trailers_without_end_are_refused(server: Server) -> None:
+    sent = 0
+    with connected(server) as (connection,):
+        connection.sendall(IN_CHUNKS + b"\r\n" + chunk(IMAGE) + b"0\r\n")
+        with contextlib.suppress(ConnectionError):
+            while sent < 50e6:
+                sent += connection.send(b"X-Padding: " + 10_000 * b"x" + b"\r\n")
+        assert read_to_the_end(connection)[:12] in (b"HTTP/1.1 400", b"")
+    assert sent < 20e6  # what lies in the buffers of the two sockets
+
+
+def test_a_body_in_many_chunks_is_read(server: Server) -> None:
+    with connected(server) as (connection,):
+        connection.sendall(IN_CHUNKS + LAST + b"\r\n")
+        for each in IMAGE:
+            connection.sendall(chunk(bytes([each])))
+        connection.sendall(b"0\r\n\r\n")
+        assert read_to_the_end(connection).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_empty_lines_hold_no_connection_open(hasty: Server) -> None:
+    with connected(hasty) as (connection,):
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: service\r\n\r\n")
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
+        ends = time.monotonic() + PATIENCE
+        with contextlib.suppress(ConnectionError):
+            connection.settimeout(0.2)
+            while True:
+                connection.sendall(b"\r\n")
+                with contextlib.suppress(TimeoutError):
+                    if connection.recv(4096) == b"":
+                        break
+                assert time.monotonic() < ends
