@@ -61,15 +61,22 @@ class Settings(BaseSettings):
         description="Requests that may wait for a worker, by default 4 per worker; more get 503 at once.",
     )
     queue_timeout: float = Field(
-        10.0, gt=0, description="Seconds after which a request that still waits for a worker gets 503."
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds after which a request that still waits for a worker gets 503.",
     )
     arrival_timeout: float = Field(
         60.0,
         gt=0,
+        allow_inf_nan=False,
         description="Seconds in which a request must have arrived whole; slower senders are cut off.",
     )
     drain_timeout: float = Field(
-        20.0, gt=0, description="Seconds that accepted requests have to finish when the service is stopped."
+        20.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that accepted requests have to finish when the service is stopped.",
     )
     max_bytes: int = Field(10 * 2**20, ge=1, description="Largest image accepted, bytes.")
     arrival_memory: int = Field(
@@ -87,6 +94,7 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         40_000_000,
         ge=1,
+        le=100_000_000,  # OpenCV's own bound, which app/vision/__init__.py sets
         description="Largest image decoded, pixels; a worker takes 8 bytes for each, and kinds of file that need "
         "more, AVIF above all, get fewer.",
     )
@@ -126,12 +134,26 @@ class Settings(BaseSettings):
             raise PydanticCustomError("port", "Input should be another port than AGEGENDER_PORT")
         return metrics_port
 
+    @field_validator("arrival_memory")
+    @classmethod
+    def _holds_an_image(cls, arrival_memory: int, others: ValidationInfo) -> int:
+        if arrival_memory < others.data.get("max_bytes", 0):
+            raise PydanticCustomError("memory", "Input should be at least AGEGENDER_MAX_BYTES")
+        return arrival_memory
+
     @field_validator("max_batch_bytes")
     @classmethod
     def _finds_room(cls, max_batch_bytes: int, others: ValidationInfo) -> int:
         if max_batch_bytes > others.data.get("arrival_memory", 0) // 2:
             raise PydanticCustomError("batch", "Input should be at most half of AGEGENDER_ARRIVAL_MEMORY")
         return max_batch_bytes
+
+    @field_validator("api_keys")
+    @classmethod
+    def _holds_a_key(cls, keys: SecretStr) -> SecretStr:
+        if keys.get_secret_value() and not listed(keys.get_secret_value()):
+            raise PydanticCustomError("keys", "Input should hold a key, or be left out to let everybody ask")
+        return keys
 
     @field_validator("rate_limit")
     @classmethod

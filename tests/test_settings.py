@@ -35,10 +35,15 @@ def test_the_queue_follows_the_workers_unless_it_is_set(monkeypatch: pytest.Monk
 def test_batches_find_room_in_the_memory_for_arriving_requests() -> None:
     settings = Settings()
     assert (settings.arrival_memory, settings.max_batch_bytes) == (160 * 2**20, 40 * 2**20)
-    assert Settings(arrival_memory=1000).max_batch_bytes == 250
-    assert Settings(arrival_memory=1000, max_batch_bytes=500).max_batch_bytes == 500
+    assert Settings(max_bytes=1000, arrival_memory=1000).max_batch_bytes == 250
+    assert Settings(max_bytes=1000, arrival_memory=1000, max_batch_bytes=500).max_batch_bytes == 500
     with pytest.raises(ValidationError, match="at most half of AGEGENDER_ARRIVAL_MEMORY"):
-        Settings(arrival_memory=1000, max_batch_bytes=501)
+        Settings(max_bytes=1000, arrival_memory=1000, max_batch_bytes=501)
+
+
+def test_there_is_memory_for_the_largest_image() -> None:
+    with pytest.raises(ValidationError, match="at least AGEGENDER_MAX_BYTES"):
+        Settings(max_bytes=1001, arrival_memory=1000)
 
 
 def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,9 +75,14 @@ def test_keys_do_not_show_when_settings_are_printed() -> None:
         ("queue_timeout", 0),
         ("queue_timeout", "nan"),
         ("drain_timeout", -5),
+        ("drain_timeout", "inf"),
+        ("arrival_timeout", "inf"),
         ("max_bytes", 0),
         ("max_batch_bytes", 0),
         ("max_pixels", 0),
+        ("max_pixels", 100_000_001),
+        ("api_keys", ","),
+        ("api_keys", " "),
         ("detect_max_side", 63),
         ("rate_limit", "60"),
         ("rate_limit", "0/minute"),

@@ -33,7 +33,8 @@ A class is named as the `type` of the problem documents that it stands for.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 
 class AgeGenderError(Exception):
@@ -76,6 +77,10 @@ class ProblemError(AgeGenderError):
         self.detail = detail
         self.request_id = request_id
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Callable[[], ProblemError], tuple[()]]:
+        # As it is, pickle and copy would make it anew of its sentence alone.
+        return partial(self.__class__, **vars(self)), ()
 
 
 class ImageRefused(ProblemError):

@@ -38,7 +38,8 @@ def connection(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
     """Arguments of httpx's clients. Raises AddressInvalid."""
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL:
+        parsed.host.encode("idna")  # as it will be when it is looked up
+    except (httpx.InvalidURL, UnicodeError):
         parsed = httpx.URL("")
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise AddressInvalid(f"The address of the service must be like http://localhost:8000, not {url!r}.")
@@ -149,7 +150,7 @@ class Tries:
 
 
 def _no_answer(failure: httpx.RequestError) -> NoAnswer:
-    url = failure.request.url.copy_with(raw_path=b"/")
+    url = failure.request.url.copy_with(raw_path=b"/", userinfo=b"")
     if isinstance(failure, httpx.TimeoutException):
         return TimedOut(
             f"The service at {url} has not answered in time: see how busy it is, or give it a longer timeout."
@@ -186,10 +187,11 @@ def _problem(response: httpx.Response) -> ProblemError:
 def _foreign(response: httpx.Response) -> ProblemError:
     """For what no service of this kind answers: a proxy's page, or that of another server."""
     title = response.reason_phrase
+    url = response.url.copy_with(query=None, userinfo=b"")
     return ProblemError(
         type="about:blank",
         title=title,
-        detail=f"What answers at {response.url.copy_with(query=None)} is not the service, or not one of this version "
+        detail=f"What answers at {url} is not the service, or not one of this version "
         f"(it answered {response.status_code} {title}): check the address, and any proxy before it.",
         **_facts(response),
     )

@@ -447,7 +447,7 @@ def test_bodies_for_which_there_is_no_memory_are_counted_as_refused_once(
         (value,) = re.findall(r"^agegender_refused_total (\S+)$", server.client.get("/metrics").text, re.M)
         return float(value)
 
-    options = ["--workers=1", "--arrival-memory=40000", "--max-batch-bytes=20000"]
+    options = ["--workers=1", "--max-bytes=40000", "--arrival-memory=40000", "--max-batch-bytes=20000"]
     with serving(models_folder, empty_cache, *options) as server:
         assert refused() == 0
         noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)

@@ -9,6 +9,7 @@ import http.server
 import inspect
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -322,6 +323,8 @@ def test_every_problem_of_the_service_has_a_class_of_its_name(ask: Ask, kind: Ki
     assert getattr(package, type(error).__name__) is type(error)
     assert (error.type, error.title, error.status) == (kind.type, kind.title, kind.status)
     assert (error.detail, str(error), error.request_id) == (kind.example, kind.example, "request-1")
+    from_another_process = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert (type(from_another_process), vars(from_another_process)) == (type(error), vars(error))
 
 
 def test_an_unknown_problem_is_of_the_base_class(ask: Ask) -> None:
@@ -408,7 +411,7 @@ def test_where_nobody_listens_one_sentence_says_so(ask: Ask) -> None:
     with answering(None) as canned:
         pass
     with pytest.raises(NoAnswer, match=f"The service at {canned.url}/ cannot be reached .*is it running"):
-        ask(canned.url, "predict", b"any", client={"retries": 1})
+        ask(canned.url.replace("//", "//user:secret@"), "predict", b"any", client={"retries": 1})
     assert ask(canned.url, "ready") is False
 
 
@@ -445,7 +448,9 @@ def test_readiness_of_what_is_not_ready(ask: Ask, kind: Kind | None, ready: bool
 # What needs no server
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://localhost", "http://", "", "http://[::1"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://localhost", "http://", "", "http://[::1", "http://no..name"]
+)
 def test_an_address_that_is_none_is_refused_at_once(ask: Ask, url: str) -> None:
     with pytest.raises(package.AddressInvalid, match="must be like http://localhost:8000"):
         ask(url, "ready")

@@ -221,7 +221,7 @@ def test_all_together_leave_half_of_the_memory_to_photographs(
     models_folder: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
-    settings = Settings(models=models_folder, workers=1, arrival_memory=40_000)
+    settings = Settings(models=models_folder, workers=1, max_bytes=40_000, arrival_memory=40_000)
     assert settings.max_batch_bytes == 10_000
     padded = [image + bytes(4000) for image in IMAGES[:2]]
 

@@ -102,7 +102,9 @@ def test_bodies_that_fill_the_memory_for_them_leave_no_room_for_another(
 ) -> None:
     held = HEAD + b"Content-Length: 30000\r\n\r\n" + 20_000 * b"x"
     with (
-        serving(models_folder, empty_cache, "--workers=1", "--arrival-memory=40000") as server,
+        serving(
+            models_folder, empty_cache, "--workers=1", "--max-bytes=40000", "--arrival-memory=40000"
+        ) as server,
         connected(server, 2) as connections,
     ):
         for connection in connections:
