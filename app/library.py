@@ -56,7 +56,10 @@ class Predictor:
         """
         query = PredictQuery(**options)
         image = file_or_pixels(photograph, channels)
-        given = {**query.model_dump(), "model": query.model or self._settings.default_model}
+        given = {
+            **query.model_dump(),
+            "model": self._settings.default_model if query.model is None else query.model,
+        }
         return PredictionAnswer.of(self._own().predict(image, **given))
 
     def _own(self) -> predictor.Predictor:

@@ -159,16 +159,24 @@ class _InMemoryParser(MultiPartParser):
     """Starlette's parser, but no part of an image ever goes to a temporary file."""
 
     spool_max_size = 0  # which means without limit
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
 
 
 async def _parse(
     request: Request, chunks: AsyncGenerator[bytes, None], max_files: int, invalid: Kind
 ) -> FormData:
     """The form, which has no fields but at most `max_files` files. Raises ApiError, of the kind `invalid`."""
+    parser = _InMemoryParser(request.headers, chunks, max_files=max_files, max_fields=0)
     try:
-        return await _InMemoryParser(request.headers, chunks, max_files=max_files, max_fields=0).parse()
+        form = await parser.parse()
     except (MultiPartException, UnicodeError):  # the latter where names are in a charset that none can be in
         raise ApiError(invalid) from None
+    if not parser.ended:  # a part that was cut short is not in the form
+        raise ApiError(invalid)
+    return form
 
 
 async def _limited(

@@ -62,13 +62,15 @@ class Observe:
                 message["headers"] = [*message["headers"], *own]
             await send(message)
 
+        # RFC 9110, 9.3.2: what GET answers, of which the server sends the head alone.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(asked, receive, send_with_id)
         except ClientDisconnect:
             status = _CLIENT_LEFT
         finally:
             # As it is declared: a path that is not there may hold a file's name, as `curl -T` sends it.
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(asked.get("route"), "path", "other")
             self._metrics.count_request(route, status or INTERNAL_ERROR.status)
             fields = {
                 "request_id": request_id,

@@ -168,7 +168,7 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
 
 def _options(request: Request, query: PredictQuery, service: Service) -> dict[str, Any]:
     """What `Predictor.predict` is asked for, which is logged. Raises UnknownModel or ModelUnavailable."""
-    model = query.model or service.default_model
+    model = service.default_model if query.model is None else query.model
     service.catalogue.session(model)  # before an image travels for nothing; and no other name is logged
     request.state.noted.update(model=model, detector=query.detector)
     return {**query.model_dump(), "model": model}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -258,6 +259,11 @@ class AnswerDefects:
             await self._app(scope, receive, send_noting)
         except ClientDisconnect:
             raise
+        except asyncio.CancelledError:  # the server stops, and this took longer than it waits
+            if begun:
+                raise
+            answer = response_to(ShuttingDown(), Request(scope))
+            await answer(scope, receive, send)
         except Exception:
             request_id = scope["state"]["request_id"]
             _log_defect(request_id)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -45,6 +46,9 @@ class QueueTimeout(Overloaded):
 
 class ShuttingDown(Overloaded):
     """The pool takes no more work."""
+
+    def __init__(self, message: str = "The service is shutting down: try again in a few seconds.") -> None:
+        super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class Pool(Generic[W]):
         self._places_held: set[Ticket[W]] = set()
         self._threads: list[threading.Thread] = []
         self._open = False
+        self._closed_at = math.inf
         self._stopped = False
         self._admitted = self._refused = self._timed_out = 0
 
@@ -111,7 +116,7 @@ class Pool(Generic[W]):
         with self._lock:
             if not self._open:
                 self._refused += 1
-                raise ShuttingDown("The service is shutting down: try again in a few seconds.")
+                raise ShuttingDown
             self._refuse_if_full()
             self._admitted += 1
         return Ticket(self)
@@ -137,18 +142,21 @@ class Pool(Generic[W]):
         """Admit nothing more; who has a ticket may still use it."""
         with self._lock:
             self._open = False
+            self._closed_at = min(self._closed_at, time.monotonic())
 
     async def drain(self, grace: float) -> bool:
-        """Close, wait at most `grace` seconds until every ticket is back and no work is left, and stop the workers.
+        """Close, wait until every ticket is back and no work is left, and stop the workers.
 
-        True if that came true; if not, work still in the queue fails with ShuttingDown.
+        It waits until `grace` seconds after the first `close`. True if all came to an end by then; if not, work still
+        in the queue fails with ShuttingDown.
         """
         self.close()
         return await asyncio.to_thread(self._drain, grace)
 
     def _drain(self, grace: float) -> bool:
         with self._lock:
-            finished = self._became_less.wait_for(lambda: self._admitted + len(self._places_held) == 0, grace)
+            left = max(0.0, self._closed_at + grace - time.monotonic())
+            finished = self._became_less.wait_for(lambda: self._admitted + len(self._places_held) == 0, left)
         self._stop()
         if finished:
             for thread in self._threads:

@@ -242,6 +242,7 @@ def test_a_method_that_it_does_not_take_is_a_405(server: Server) -> None:
         ({"max_faces": 0}, 422, "parameter-invalid"),
         ({"debug": 1}, 422, "parameter-invalid"),
         ({"model": "age_gender_Z"}, 404, "model-unknown"),
+        ({"model": ""}, 404, "model-unknown"),
     ],
 )
 def test_what_is_wrong_with_the_query_is_wrong_with_the_batch(
@@ -271,6 +272,14 @@ def of_exactly(size: int) -> bytes:
     last = part("images", b"") + END
     rest = size - len(first) - len(last)
     return first + part("images", IMAGE + bytes(rest - len(IMAGE))) + END
+
+
+@pytest.mark.parametrize("missing", [END, END[-4:], b"\r\n" + END, IMAGE[-1:] + b"\r\n" + END])
+def test_a_batch_without_its_end_is_a_400_and_loses_no_image_in_silence(
+    server: Server, missing: bytes
+) -> None:
+    body = (2 * part("images", IMAGE) + END).removesuffix(missing)
+    check_problem(post(server, body, BOUNDARY), 400, "multipart-invalid", "/predict/batch")
 
 
 def test_as_many_bytes_as_allowed_are_read_and_one_more_is_a_413(server: Server) -> None:

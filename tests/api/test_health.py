@@ -16,6 +16,14 @@ def test_a_running_service_is_live_and_ready(server: Server, state: str) -> None
     assert (answer.status_code, answer.json()) == (200, {"status": state})
 
 
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/models", "/", "/metrics"])
+def test_head_answers_what_get_does_but_the_body(server: Server, path: str) -> None:
+    head, got = server.client.head(path), server.client.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert server.request_line(head.headers["x-request-id"])["method"] == "HEAD"
+
+
 def test_a_service_that_shuts_down_is_live_but_not_ready_and_takes_no_predictions(
     models_folder: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,19 @@ def test_the_signal_to_stop_lets_what_was_accepted_finish_and_takes_nothing_new(
     assert '"level": "error"' not in server.log()
 
 
+def test_what_has_not_arrived_when_the_time_to_finish_is_over_is_told_so(
+    models_folder: Path, empty_cache: Path
+) -> None:
+    with serving(models_folder, empty_cache, "--workers=1", "--drain-timeout=1") as server:
+        upload = Upload(server, length=len(IMAGE), content_type="image/png", **{"X-Request-ID": "late"})
+        upload.send(IMAGE[:-1])
+        server.process.terminate()
+        check_problem(upload.answer(), 503, "shutting-down")
+        assert server.end() == 0
+    assert server.request_line("late")["status"] == 503
+    assert "Traceback" not in server.log()
+
+
 def test_a_model_dropped_into_the_folder_is_there_after_a_restart(tmp_path: Path, empty_cache: Path) -> None:
     def models(server: Server) -> list[str]:
         return [model["id"] for model in server.client.get("/models").json()["models"]]

@@ -294,6 +294,17 @@ def test_a_drain_that_runs_out_of_time_fails_what_was_not_begun() -> None:
     run(test)
 
 
+def test_the_time_to_drain_counts_from_when_the_pool_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(Worker, workers=1, queue_size=1, queue_timeout=PATIENCE)
+    pool.start()
+    with pool.admit():
+        pool.close()
+        later = time.monotonic() + 20 * PATIENCE
+        monkeypatch.setattr("app.inference.pool.time", SimpleNamespace(monotonic=lambda: later))
+        pool.close()
+        assert asyncio.run(asyncio.wait_for(pool.drain(10 * PATIENCE), PATIENCE)) is False
+
+
 def test_a_pool_admits_nothing_before_it_has_started() -> None:
     pool = Pool(Worker, workers=1, queue_size=1, queue_timeout=PATIENCE)
     with pytest.raises(ShuttingDown):
