@@ -34,8 +34,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Age and gender of the faces in photographs.",
 )
-out = Console()
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Names of files are theirs: no :smile: in one is a picture.
+out = Console(emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 MANY = 10
 """From so many files on, a terminal shows how far it is."""

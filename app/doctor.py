@@ -20,6 +20,7 @@ from app.client import AgeGenderError, Client
 from app.cores import available_cores
 from app.inference import detector_file
 from app.inference.detector_file import DetectorFileError
+from app.inference.prediction import DetectorChoice
 from app.inputs import Photograph
 from app.settings import Settings
 
@@ -117,12 +118,14 @@ def _traces() -> Finding:
 
 def _cores(settings: Settings) -> Iterator[Finding]:
     cores = available_cores()
-    workers = settings.processes * settings.workers
     text = (
         f"{cores} cores; the service has {settings.processes} x {settings.workers} workers of one thread each"
     )
-    if workers > cores:
-        yield _note(f"{text}, more than it may use: set AGEGENDER_WORKERS to {cores}, or leave it unset.")
+    if settings.processes > cores:
+        yield _note(f"{text}, more than it may use: set AGEGENDER_PROCESSES to 1.")
+    elif settings.processes * settings.workers > cores:
+        most = cores // settings.processes
+        yield _note(f"{text}, more than it may use: set AGEGENDER_WORKERS to {most}, or leave it unset.")
     else:
         yield _ok(f"{text}.")
 
@@ -170,18 +173,23 @@ def _predictions(settings: Settings) -> Iterator[Finding]:
     predictor = Predictor(settings)
     photograph: Photograph = _EXAMPLE if _EXAMPLE.exists() else _drawn()
     what = _EXAMPLE.name if _EXAMPLE.exists() else "a drawn image"
-    detector = predictor.predict(photograph, channels="BGR").detector
-    for choice in dict.fromkeys((detector, "haar", "none")):
+    choices: tuple[DetectorChoice, ...] = ("auto", "haar", "none")
+    seen = set()
+    for choice in choices:
         try:
             predictor.predict(photograph, channels="BGR", detector=choice)  # the first time is slow
             answer = predictor.predict(photograph, channels="BGR", detector=choice)
         except Exception as error:  # whatever it is, it is what was looked for
             yield _wrong(f"A prediction with detector {choice} fails ({error}): install this package anew.")
             continue
+        if answer.detector in seen:  # auto was that one
+            continue
+        seen.add(answer.detector)
         ms = answer.timings_ms
+        faces = "1 face" if len(answer.faces) == 1 else f"{len(answer.faces)} faces"
         yield _ok(
-            f"{what} by {choice}: {len(answer.faces)} face{'s' * (len(answer.faces) != 1)} in {ms.total:.0f} ms "
-            f"(decode {ms.decode:.1f}, detect {ms.detect:.1f}, predict {ms.predict:.1f})."
+            f"{what} by {answer.detector}: {faces} in {ms.total:.0f} ms (decode {ms.decode:.1f}, "
+            f"detect {ms.detect:.1f}, predict {ms.predict:.1f})."
         )
 
 

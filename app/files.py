@@ -33,6 +33,7 @@ from app.library import (
 )
 from app.settings import Settings
 from app.vision.decode import decode
+from app.vision.detect import CascadeMissing
 
 STDIN = "-"
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".avif")
@@ -44,6 +45,8 @@ _AHEAD = 4
 """Files begun, per thread, before the first of them is done: else one that takes long would hold up the rest."""
 
 _ANNOTATED = ".annotated.jpg"
+_MAX_JPEG_SIDE = 65_500
+"""libjpeg's own bound."""
 
 
 class CannotAnnotate(Exception):
@@ -56,6 +59,7 @@ OF_ONE_FILE = (ImageUnreadable, ImageTooLarge, ImageRefused, Busy, TimedOut, Int
 CANNOT_GO_ON = (
     AgeGenderError,
     CannotAnnotate,
+    CascadeMissing,
     DetectorFileError,
     DetectorUnavailable,
     ModelUnavailable,
@@ -176,7 +180,12 @@ def _answer(file: File, ask: Ask, annotate_into: Path | None, max_pixels: int) -
     data = file.read()
     answer = ask(data)
     if annotate_into is not None:
-        encoded = cv2.imencode(".jpg", annotate(decode(data, max_pixels), answer.faces))[1]
+        drawn = annotate(decode(data, max_pixels), answer.faces)
+        if max(drawn.shape) > _MAX_JPEG_SIDE:
+            raise ImageTooLarge(
+                f"A JPEG has at most {_MAX_JPEG_SIDE} pixels a side: this one cannot be annotated."
+            )
+        encoded = cv2.imencode(".jpg", drawn)[1]
         path = annotate_into / file.annotated
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

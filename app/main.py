@@ -32,10 +32,18 @@ from app.inference.predictor import Predictor
 from app.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
 from app.inference.yunet import YuNet
 from app.settings import Settings, listed
+from app.vision.detect import CascadeMissing
 
 logger = logging.getLogger("agegender")
 
-CANNOT_START = (ModelsInvalid, UnknownModel, ModelUnavailable, DetectorFileError, TracesUnavailable)
+CANNOT_START = (
+    CascadeMissing,
+    DetectorFileError,
+    ModelsInvalid,
+    ModelUnavailable,
+    TracesUnavailable,
+    UnknownModel,
+)
 """What keeps the service from starting; each says in one sentence what to do."""
 
 

@@ -139,6 +139,18 @@ def test_predict_says_in_a_sentence_what_is_not_there(
     assert ended.stderr.count("\n") == 1
 
 
+def test_a_photograph_too_wide_to_be_drawn_is_said_to_be_and_the_others_are_drawn(
+    models_folder: Path, cache: Path, tmp_path: Path
+) -> None:
+    wide = tmp_path / "wide :smile:.png"
+    wide.write_bytes(png(grey(90, 65_501, 64)))
+    into = tmp_path / "drawn"
+    ended = predict(models_folder, cache, f"--annotate={into}", wide, ASTRONAUT)
+    assert ended.returncode == 1
+    assert ended.stderr == f"{wide}: A JPEG has at most 65500 pixels a side: this one cannot be annotated.\n"
+    assert [path.name for path in into.iterdir()] == ["astronaut.annotated.jpg"]
+
+
 def test_predict_draws_what_it_found_into_upright_copies(
     models_folder: Path, cache: Path, junk: Path, tmp_path: Path
 ) -> None:

@@ -146,6 +146,13 @@ def test_more_workers_than_a_container_may_use_are_noted(
         assert finding.state == state
         assert said in finding.text
     (tmp_path / "cpu.max").unlink()
+    for processes, workers, said in (
+        (2, 16, "WORKERS to 8"),
+        (5, 4, "WORKERS to 3"),
+        (17, 1, "PROCESSES to 1"),
+    ):
+        (finding,) = doctor._cores(doctor.Settings(processes=processes, workers=workers))
+        assert said in finding.text
     assert [finding.state for finding in doctor._cores(settings)] == ["ok"]
 
 

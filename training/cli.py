@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from enum import StrEnum
@@ -219,10 +220,10 @@ def train(
 
 
 def _stages(text: str) -> tuple[tuple[int, int], ...]:
-    try:
-        return tuple((int(side), int(n)) for side, n in (stage.split(":") for stage in text.split(",")))
-    except ValueError as error:
-        raise typer.BadParameter("--epochs wants SIDE:EPOCHS, comma-separated, such as 96:4,128:4") from error
+    stages = tuple(re.findall(r"(?:^|,)([1-9]\d*):([1-9]\d*)(?=,|$)", text))
+    if not stages or text != ",".join(map(":".join, stages)):
+        raise typer.BadParameter("--epochs wants SIDE:EPOCHS, comma-separated, such as 96:4,128:4")
+    return tuple((int(side), int(epochs)) for side, epochs in stages)
 
 
 @app.command()
@@ -328,6 +329,7 @@ def template(
     """Measure where the detectors put a face on UTKFace's chips: the constants of `app/vision/align.py`."""
     from training.template import measure_template
 
+    detector_file.find(yunet)  # says what is wrong with it, if anything is
     out.print(str(measure_template(utkface, YuNet(yunet), Haar())), highlight=False, soft_wrap=True)
 
 

@@ -155,7 +155,7 @@ def _utkface(path: Path, summary: Summary) -> Iterator[tuple[str, Label, NDArray
             if label is None:
                 summary.malformed.append(name)
                 continue
-            image = _read(file, name, summary)
+            image = read_image(file, name, summary)
             if image is None:
                 continue
             if label.repaired:
@@ -169,7 +169,7 @@ def _fairface(
 ) -> Iterator[tuple[str, Label, NDArray[np.uint8]]]:
     with as_folder(path) as folder:
         for name, file, label in track(fairface_files(folder), "FairFace"):
-            image = _read(file, name, summary)
+            image = read_image(file, name, summary)
             if image is None:
                 continue
             face = most_central(detector.detect(image), image)
@@ -191,7 +191,8 @@ def distance_from_centre(box: Box, width: int, height: int) -> float:
     return math.hypot(box.x + box.width / 2 - width / 2, box.y + box.height / 2 - height / 2)
 
 
-def _read(file: Path, name: str, summary: Summary) -> Image | None:
+def read_image(file: Path, name: str, summary: Summary) -> Image | None:
+    """The pixels of `file`, or None, and `name` among the unreadable ones of `summary`."""
     try:
         return decode(file.read_bytes())
     except (OSError, ImageUnreadable, ImageTooLarge):

@@ -57,7 +57,7 @@ def parse_age_bin(text: str) -> tuple[int, int]:
 def read_fairface_labels(folder: Path) -> dict[str, Label]:
     """Labels of every `fairface_label_*.csv` in `folder`, by the image's path relative to it.
 
-    Raises TrainingError where there is no such file.
+    Raises TrainingError where there is no such file, or an age in it is no bin.
     """
     tables = sorted(folder.glob("fairface_label_*.csv"))
     if not tables:
@@ -66,6 +66,11 @@ def read_fairface_labels(folder: Path) -> dict[str, Label]:
     for table in tables:
         with table.open(newline="") as rows:
             for row in csv.DictReader(rows):
-                low, high = parse_age_bin(row["age"])
+                try:
+                    low, high = parse_age_bin(row["age"])
+                except ValueError:
+                    raise TrainingError(
+                        f"{table.name} says the age {row['age']!r} of {row['file']}: it must be a bin, such as 20-29."
+                    ) from None
                 labels[row["file"]] = Label(low, high, row["gender"] == "Male", row["race"])
     return labels

@@ -215,8 +215,8 @@ def metrics(measured: Sequence[Measured]) -> dict[str, float]:
             if key in ("age_mae", "gender_accuracy"):
                 result[f"{prefix}{key}_low"], result[f"{prefix}{key}_high"] = figure.low, figure.high
         for group in part.of_kind("age"):
-            if group.name == "5 and older":
-                result[f"{prefix}gender_accuracy_from_5_years"] = group.figures["gender_accuracy"].value
+            if group.name == "5 and older" and part.dataset == UTKFACE:
+                result["gender_accuracy_from_5_years"] = group.figures["gender_accuracy"].value
         result[f"{prefix}gender_calibration_error"] = part.gender_calibration_error
     return {key: round(value, 4) for key, value in result.items()}
 
@@ -415,7 +415,8 @@ The ring is the epoch that was kept: the least product of UTKFace's age error an
         text = f"""
 Measured through the exported file, on the test splits. Brackets hold 95 % bootstrap intervals. Age is the
 {self.variant.age_estimate} of the distribution; bias is estimate less true age. FairFace says an age by its bin: there
-an error is by how many years the bin is missed, and an interval holds where it meets the bin.
+an error is by how many years the bin is missed, and an interval holds where it meets the bin. A bin that is not
+within a range of ages as a whole is left out of it: of FairFace, those of 5 and older are of 10 and older.
 
 {tables}
 

@@ -13,7 +13,8 @@ from rich.progress import track
 from app.inference.yunet import YuNet
 from app.vision.align import CHIP_SIZE
 from app.vision.detect import Haar
-from training.data import Summary, _read, as_folder, most_central
+from training.data import Summary, as_folder, most_central, read_image
+from training.errors import TrainingError
 
 _AROUND = CHIP_SIZE // 4
 """Pixels of border around a chip that Haar is shown."""
@@ -42,7 +43,7 @@ class Template:
 def measure_template(utkface: Path, yunet: YuNet, haar: Haar) -> Template:
     """Run both detectors over every chip of UTKFace's archive or folder.
 
-    Raises ValueError where no face is found, or an image is no chip: other sizes have another frame.
+    Raises TrainingError where no face is found, or an image is no chip: other sizes have another frame.
     """
     landmarks: list[NDArray[np.float32]] = []
     boxes: list[tuple[int, int, int]] = []
@@ -50,11 +51,11 @@ def measure_template(utkface: Path, yunet: YuNet, haar: Haar) -> Template:
     with as_folder(utkface) as folder:
         files = sorted(folder.rglob("*.jpg"))
         for file in track(files, "UTKFace"):
-            image = _read(file, file.name, unread)
+            image = read_image(file, file.name, unread)
             if image is None:
                 continue
             if image.shape[:2] != (CHIP_SIZE, CHIP_SIZE):
-                raise ValueError(f"{file.name} is no aligned chip of {CHIP_SIZE}x{CHIP_SIZE} pixels")
+                raise TrainingError(f"{file.name} is no aligned chip of {CHIP_SIZE}x{CHIP_SIZE} pixels.")
             face = most_central(yunet.detect(image), image)
             if face is not None and face.landmarks is not None:
                 landmarks.append(face.landmarks)
@@ -65,7 +66,7 @@ def measure_template(utkface: Path, yunet: YuNet, haar: Haar) -> Template:
             if face is not None and face.whole is not None:
                 boxes.append((face.whole.x - _AROUND, face.whole.y - _AROUND, face.whole.width))
     if not landmarks or not boxes:
-        raise ValueError(f"{utkface} holds no chips with faces: is it UTKFace's archive or folder?")
+        raise TrainingError(f"{utkface} holds no chips with faces: is it UTKFace's archive or folder?")
     return Template(
         np.median(np.array(landmarks, np.float64), axis=0),
         np.median(np.array(boxes, np.float64), axis=0),

@@ -34,7 +34,7 @@ logger = logging.getLogger("agegender")
 
 
 class Observe:
-    """ASGI middleware, the outermost. What a handler puts into `request.state.noted` is logged as well."""
+    """ASGI middleware, around all that answers. What a handler puts into `request.state.noted` is logged as well."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app

@@ -32,6 +32,10 @@ HAAR_MIN_CONFIDENCE = 0.9
 _HAAR_BORDER = 1 / 8
 
 
+class CascadeMissing(Exception):
+    """OpenCV has no cascade; str(e) says what to do."""
+
+
 class Detector(Protocol):
     """Finds the faces in an image."""
 
@@ -57,7 +61,7 @@ class Haar:
         self._max_side = max_side
         file = Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml"
         if not file.is_file():
-            raise FileNotFoundError(
+            raise CascadeMissing(
                 f"OpenCV came without {file}, which finds faces: install opencv-python-headless again."
             )
         self._cascade = cv2.CascadeClassifier(str(file))

@@ -186,11 +186,17 @@ def _png(view: memoryview) -> Header:
             orientation = _exif_orientation(body)
         elif kind == b"acTL":
             animated = True
-        elif kind in (b"zTXt", b"iTXt", b"iCCP"):
+        elif kind in (b"zTXt", b"iCCP") or (kind == b"iTXt" and _is_compressed(body)):
             compressed += 1
             if compressed > _MAX_COMPRESSED_CHUNKS:
                 raise ValueError("too many compressed chunks")
     raise ValueError("too many chunks")
+
+
+def _is_compressed(itxt: memoryview) -> bool:
+    """Whether the flag is set that follows the keyword, of 1 to 79 bytes, and its end."""
+    _, _, flags = bytes(itxt[:81]).partition(b"\0")
+    return flags[:1] != b"\0"
 
 
 # WebP: RFC 9649

@@ -181,6 +181,7 @@ def test_best_weights_that_a_kill_left_unwritten_are_kept_on_resuming(trained: W
         (("train", "A", "--init", "nowhere.keras"), "nowhere.keras is no model that can be read"),
         (("train", "A", "--teacher", "nowhere.keras"), "nowhere.keras is no model that can be read"),
         (("train", "A", "--epochs", "96"), "wants SIDE:EPOCHS"),
+        (("train", "A", "--epochs", "96:4,32:0"), "wants SIDE:EPOCHS"),
         (("calibrate", "age_gender_B"), "holds no run"),
         (("evaluate", "age_gender_B"), "models"),
     ],

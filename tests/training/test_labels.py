@@ -65,6 +65,16 @@ def test_fairface_labels_come_from_every_table_of_the_folder(tmp_path: Path) -> 
     }
 
 
+def test_an_age_that_is_no_bin_is_named(tmp_path: Path) -> None:
+    (tmp_path / "fairface_label_train.csv").write_text(
+        "file,age,gender,race\ntrain/1.jpg,unknown,Male,Black\n"
+    )
+    with pytest.raises(
+        TrainingError, match=r"fairface_label_train\.csv says the age 'unknown' of train/1\.jpg"
+    ):
+        read_fairface_labels(tmp_path)
+
+
 def test_a_folder_without_labels_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"has no fairface_label_train\.csv"):
         read_fairface_labels(tmp_path)

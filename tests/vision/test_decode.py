@@ -206,6 +206,17 @@ def test_a_grey_jpeg_is_a_picture_all_the_same(level: int) -> None:
         assert (image == level).all()
 
 
+@pytest.mark.parametrize(("compressed", "read"), [(b"\0", True), (b"\1", False)])
+def test_a_png_may_hold_much_text_but_not_much_that_is_compressed(compressed: bytes, read: bool) -> None:
+    text = b"Comment\0" + compressed + b"\0\0\0" + zlib.compress(b"text")
+    file = png(1, 1, 8, 2, b"rgb", *(17 * [(b"iTXt", text)]))
+    if read:
+        assert decode(file).tolist() == [[[*b"bgr"]]]
+    else:
+        with pytest.raises(ImageUnreadable, match="its PNG structure is broken"):
+            decode(file)
+
+
 def test_a_png_with_too_few_rows_or_a_wrong_bit_is_no_picture() -> None:
     noise = np.random.default_rng(1).integers(0, 255, (32, 32, 3), np.uint8)
     whole = encode(".png", noise)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.inference.yunet import YuNet
 from app.vision.decode import decode
-from app.vision.detect import Detector, Haar, shrink
+from app.vision.detect import CascadeMissing, Detector, Haar, shrink
 from app.vision.face import LANDMARK_NAMES, Box, landmark_pixels
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +105,7 @@ def test_an_opencv_without_its_cascades_is_said_to_be_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(cv2.data, "haarcascades", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"^OpenCV came without [^\n]*: install [^\n]* again\.$"):
+    with pytest.raises(CascadeMissing, match=r"^OpenCV came without [^\n]*: install [^\n]* again\.$"):
         Haar()
 
 
