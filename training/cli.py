@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
 import typer
 from rich.console import Console
@@ -191,22 +191,19 @@ def train(
     config = fit.DEFAULTS[variant.value]
     if resume and fit.has_run(run):
         config = fit.Config.of_record(fit.load_record(run)[0])
-    if init is not None:
-        config = dataclasses.replace(config, init=init)
-    if teacher:
-        config = dataclasses.replace(config, teachers=tuple(teacher))
-    if recognizer is not None:
-        config = dataclasses.replace(config, recognizer=recognizer)
-    if epochs is not None:
-        config = dataclasses.replace(config, stages=_stages(epochs))
-    if batch_size is not None:
-        config = dataclasses.replace(config, batch_size=batch_size)
-    if peak_learning_rate is not None:
-        config = dataclasses.replace(config, peak_learning_rate=peak_learning_rate)
-    if fairface_share is not None:
-        config = dataclasses.replace(config, fairface_share=fairface_share)
-    if seed is not None:
-        config = dataclasses.replace(config, seed=seed)
+    given: dict[str, Any] = {
+        "init": init,
+        "teachers": tuple(teacher or ()) or None,
+        "recognizer": recognizer,
+        "stages": None if epochs is None else _stages(epochs),
+        "batch_size": batch_size,
+        "peak_learning_rate": peak_learning_rate,
+        "fairface_share": fairface_share,
+        "seed": seed,
+    }
+    config = dataclasses.replace(
+        config, **{name: value for name, value in given.items() if value is not None}
+    )
     if config.teachers and config.recognizer is not None:
         raise typer.BadParameter("a teacher or a recognizer: name one of the two")
     fit.train(
@@ -220,10 +217,9 @@ def train(
 
 
 def _stages(text: str) -> tuple[tuple[int, int], ...]:
-    stages = tuple(re.findall(r"(?:^|,)([1-9]\d*):([1-9]\d*)(?=,|$)", text))
-    if not stages or text != ",".join(map(":".join, stages)):
+    if not re.fullmatch(r"([1-9]\d*:[1-9]\d*,)+", f"{text},"):
         raise typer.BadParameter("--epochs wants SIDE:EPOCHS, comma-separated, such as 96:4,128:4")
-    return tuple((int(side), int(epochs)) for side, epochs in stages)
+    return tuple((int(side), int(epochs)) for side, epochs in (stage.split(":") for stage in text.split(",")))
 
 
 @app.command()

@@ -86,9 +86,7 @@ def grids(measured: Measured) -> list[Grid]:
     tables = [
         _by_group(title, [group for group in measured.groups if group.kind in of]) for title, of in kinds
     ]
-    tables.append(_gender_by_age(measured))
-    if "age_mae" in measured.all.figures:
-        tables.append(_mae_by_decade(measured))
+    tables += [_gender_by_age(measured), _mae_by_decade(measured)]
     return [Grid(f"{NAMES[measured.dataset]}: {table.title}", table.columns, table.rows) for table in tables]
 
 

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.vision.errors import ImageTooLarge, ImageUnreadable
-from app.vision.header import Header, read_header
+from app.vision.header import CUT_SHORT, Header, read_header
 
 __all__ = ["ImageTooLarge", "ImageUnreadable", "decode"]
 
 _DAMAGED = "The image is damaged: its {} data cannot be decoded. Send an intact file, or save it anew."
-_CUT_SHORT = "The image is cut short: its {} data ends too early. Send the whole file."
 
 # What libjpeg makes of a missing remainder: all coefficients zero, in YCbCr and grey, then in CMYK.
 _JPEG_FILLINGS = (128, 64)
@@ -53,7 +52,7 @@ def decode(data: bytes | memoryview, max_pixels: int = 40_000_000) -> NDArray[np
         image = _pixels(noisy, header)
         # A whole picture is decoded before the noise comes; one that ended early takes it for picture.
         if _digest(image) != without_noise:
-            raise ImageUnreadable(_CUT_SHORT.format("JPEG"))
+            raise ImageUnreadable(CUT_SHORT.format("JPEG"))
     if header.transparent or image.ndim != 3:
         image = _over_white(image, header.depth)
     return _upright(image, header.orientation)

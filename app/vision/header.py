@@ -24,7 +24,7 @@ _MAX_SCANS = 40
 # Compressed text and profiles in a PNG: each may unpack to 8 MB, which libpng does only to drop it.
 _MAX_COMPRESSED_CHUNKS = 16
 
-_CUT_SHORT = "The image is cut short: its {} data ends too early. Send the whole file."
+CUT_SHORT = "The image is cut short: its {} data ends too early. Send the whole file."
 _CORRUPT = "The image is damaged: its {} structure is broken. Send an intact file, or save it anew."
 
 
@@ -78,7 +78,7 @@ def read_header(data: bytes | memoryview) -> Header:
     try:
         header = reader(view)
     except (struct.error, IndexError):
-        raise ImageUnreadable(_CUT_SHORT.format(name)) from None
+        raise ImageUnreadable(CUT_SHORT.format(name)) from None
     except (ValueError, KeyError):
         raise ImageUnreadable(_CORRUPT.format(name)) from None
     if header.width < 1 or header.height < 1:
@@ -104,13 +104,13 @@ def _jpeg(view: memoryview) -> Header:
     for _ in range(_MAX_PARTS):
         found = _JPEG_MARKER.search(view, position)
         if not found:
-            raise ImageUnreadable(_CUT_SHORT.format("JPEG"))
+            raise ImageUnreadable(CUT_SHORT.format("JPEG"))
         marker = view[found.start() + 1]
         position = found.end()
         if marker == 0xD9:
             # An end marker after half of the scans: all is well formed, and most of the picture is missing.
             if not complete or any(bits != _ALL_COEFFICIENTS for bits in complete.values()):
-                raise ImageUnreadable(_CUT_SHORT.format("JPEG"))
+                raise ImageUnreadable(CUT_SHORT.format("JPEG"))
             return Header("JPEG", width, height, position, orientation, bytes_per_pixel=max(6, 3 + buffered))
         if marker == 0x01:
             continue
