@@ -238,7 +238,10 @@ def add_handlers(app: FastAPI) -> None:
 
 
 class AnswerDefects:
-    """ASGI middleware: what nobody expected is a 500 that says nothing of it, and a line in the log that says all."""
+    """ASGI middleware: what nobody expected is a 500 that says nothing of it, and a line in the log that says all.
+
+    What the server cuts off at its end is a 503.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
