@@ -283,4 +283,6 @@ def _without_offers(data: bytes) -> bytes:
     """What came of a head, and maybe more, with another name for each header Upgrade of the head."""
     end = data.find(b"\r\n\r\n")
     head = data if end < 0 else data[:end]
-    return _UPGRADE.sub(rb"\1X-Ignored-Upgrade:", head) + data[len(head) :] if _UPGRADE.search(head) else data
+    if not _UPGRADE.search(head):
+        return data  # and not a copy of it: a body may be behind
+    return _UPGRADE.sub(rb"\1X-Ignored-Upgrade:", head) + data[len(head) :]

@@ -13,6 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.specs.openapi import checks
 
+from app.inference import yunet
+from app.vision.detect import HAAR_MIN_CONFIDENCE
+
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     checks.status_code_conformance,
@@ -31,6 +34,12 @@ def document(server: Server) -> dict[str, Any]:
     assert answer.status_code == 200
     described: dict[str, Any] = answer.json()
     return described
+
+
+def test_the_thresholds_that_are_documented_are_the_detectors_own(document: dict[str, Any]) -> None:
+    parameters = document["paths"]["/predict"]["post"]["parameters"]
+    (said,) = (each["description"] for each in parameters if each["name"] == "min_confidence")
+    assert f"{yunet._MIN_CONFIDENCE} for YuNet and {HAAR_MIN_CONFIDENCE} for Haar" in said
 
 
 def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:

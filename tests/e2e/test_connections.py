@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from helpers import PATIENCE, Server, connected, grey, png, read_to_the_end, serving
+from helpers import Server, connected, grey, png, read_to_the_end
 
 IMAGE = png(grey(51))
 HEAD = b"POST /predict?detector=none HTTP/1.1\r\nHost: service\r\nContent-Type: image/png\r\n"
@@ -16,13 +12,6 @@ WITH_LENGTH = HEAD + b"Content-Length: %d\r\n" % len(IMAGE)
 IN_CHUNKS = HEAD + b"Transfer-Encoding: chunked\r\n"
 LAST = b"Connection: close\r\n"
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nuPGRADE: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
-
-
-@pytest.fixture(scope="module")
-def hasty(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
-    """A service that gives a request one second to arrive."""
-    with serving(models_folder, empty_cache, "--workers=1", "--arrival-timeout=1") as server:
-        yield server
 
 
 def chunk(data: bytes) -> bytes:
@@ -90,18 +79,3 @@ def test_a_body_in_many_chunks_is_read(server: Server) -> None:
             connection.sendall(chunk(bytes([each])))
         connection.sendall(b"0\r\n\r\n")
         assert read_to_the_end(connection).startswith(b"HTTP/1.1 200 OK")
-
-
-def test_empty_lines_hold_no_connection_open(hasty: Server) -> None:
-    with connected(hasty) as (connection,):
-        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: service\r\n\r\n")
-        assert connection.recv(15) == b"HTTP/1.1 200 OK"
-        ends = time.monotonic() + PATIENCE
-        with contextlib.suppress(ConnectionError):
-            connection.settimeout(0.2)
-            while True:
-                connection.sendall(b"\r\n")
-                with contextlib.suppress(TimeoutError):
-                    if connection.recv(4096) == b"":
-                        break
-                assert time.monotonic() < ends

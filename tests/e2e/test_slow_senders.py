@@ -89,6 +89,21 @@ def test_a_drop_now_and_then_earns_no_more_time(hasty: Server) -> None:
                 assert drops < PATIENCE / 0.05
 
 
+def test_empty_lines_hold_no_connection_open(hasty: Server) -> None:
+    with connected(hasty) as (connection,):
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: service\r\n\r\n")
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
+        ends = time.monotonic() + PATIENCE
+        with contextlib.suppress(ConnectionError):
+            connection.settimeout(0.2)
+            while True:
+                connection.sendall(b"\r\n")
+                with contextlib.suppress(TimeoutError):
+                    if connection.recv(4096) == b"":
+                        break
+                assert time.monotonic() < ends
+
+
 def test_a_head_without_end_is_refused(patient: Server) -> None:
     with connected(patient) as (connection,):
         with contextlib.suppress(ConnectionError):
