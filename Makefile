@@ -58,7 +58,7 @@ RUNS := runs/models
 FIRST := $(RUNS)/first
 SECOND := $(RUNS)/second
 THIRD := $(RUNS)/third
-TAUGHT := --recognizer $(RECOGNIZER) --batch-size 400 --peak-learning-rate 0.002
+TAUGHT := --recognizer $(RECOGNIZER) --batch-size 800 --peak-learning-rate 0.0028
 TRAIN := $(BIN)/agegender-train
 
 models: model-B ## Make both models anew from UTKFACE=... and FAIRFACE=...
@@ -71,7 +71,7 @@ model-A: $(RECOGNIZER) data/cache/labels.npz
 	$(TRAIN) train A --epochs 96:9 --runs $(FIRST) --resume
 	$(TRAIN) train A --init $(FIRST)/A --epochs 96:4 --runs $(SECOND) --resume
 	$(TRAIN) train A --init $(SECOND)/A --teacher $(FIRST)/B --epochs 96:30 --runs $(THIRD) --resume
-	$(TRAIN) train A --init $(THIRD)/A $(TAUGHT) --epochs 96:53 --runs $(RUNS) --resume
+	$(TRAIN) train A --init $(THIRD)/A $(TAUGHT) --epochs 96:148 --runs $(RUNS) --resume
 	$(TRAIN) export age_gender_A --runs $(RUNS)
 
 model-B: model-A

@@ -25,7 +25,7 @@ from app.vision.image import Image
 from training.errors import TrainingError
 from training.files import write_aside
 from training.labels import Label, parse_utkface_name, read_fairface_labels
-from training.splits import assign_splits, perceptual_hash
+from training.splits import assign_splits, perceptual_hashes
 
 CROPS_FILE = "crops.uint8"
 LABELS_FILE = "labels.npz"
@@ -110,7 +110,7 @@ def prepare(
                 labels.append(label)
                 names.append(name)
                 datasets.append(dataset)
-                hashes.append(perceptual_hash(crop))
+                hashes.append(perceptual_hashes(crop))
 
         summaries[UTKFACE] = Summary()
         add(UTKFACE, _utkface(utkface, summaries[UTKFACE]))

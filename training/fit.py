@@ -30,10 +30,10 @@ from training.losses import (
     as_it_is,
     features_weight,
     gender_loss,
-    labels_share,
     squared_error,
     taught_error,
 )
+from training.mixtures import draw_parts, mixed, pair_by_age
 from training.plots import learning_curves
 from training.recognizer import FOLDS, Teacher, folds, prepare_teacher
 from training.seeds import reseed
@@ -46,13 +46,6 @@ BEST_FILE = "best.weights.h5"
 CURVES_FILE = "curves.png"
 EVENTS_FOLDER = "tensorboard"
 TEACHERS_FILE = "teachers.npz"
-
-MIXED_SHARE = 1 / 3
-"""Share of the faces that a recognizer teaches which are mixed with another one (Zhang et al. 2018): it can tell their
-features and ages, while labels cannot."""
-
-MIXED_BY = (0.2, 0.8)
-"""The range of their own part in them."""
 
 Entry = dict[str, float]
 """What the history keeps of an epoch."""
@@ -146,12 +139,12 @@ class Batches(keras.utils.PyDataset):
         self._faces = faces
         self._taught = taught
         self._batches = np.stack([part[: whole * size].reshape(whole, size) for part in parts], axis=1)
-        self._own: NDArray[np.float32] | None = None
+        self._parts: NDArray[np.float32] | None = None
         if config.recognizer is not None:
-            own = random.uniform(*MIXED_BY, size=self._batches.shape)
-            own[random.random(own.shape) >= MIXED_SHARE] = 1
-            self._own = own.astype(np.float32)
-        self._labels_share = labels_share(epoch / config.epochs)
+            age = (faces.age_low[self._batches] + faces.age_high[self._batches]) / 2
+            self._batches = np.take_along_axis(self._batches, pair_by_age(age, random), axis=-1)
+            own = draw_parts(self._batches.size, random)
+            self._parts = own.reshape(whole, -1, *own.shape[1:])
         self._features_weight = features_weight(epoch / config.epochs)
 
     def __len__(self) -> int:
@@ -160,26 +153,23 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         """Crops (n, 128, 128, 3) and labels.
 
-        With a recognizer, crops are a dictionary: beside them stands each one's `own` part (n,) in what is seen, less
-        than 1 where it is mixed with the next one of its fold. And there is what each face's errors weigh: those of
-        labels, nothing for mixtures, and those of what is `taught`.
+        With a recognizer, which takes the labels' place, crops are a dictionary that has the `parts` of each in what is
+        seen, as `mixed` takes them; and there is what each face's errors weigh.
         """
         rows = self._batches[index].ravel()
         faces = self._faces
+        if self._parts is not None:
+            none = np.zeros((len(rows), 1), np.float32)
+            weights = {"taught": np.ones(len(rows), np.float32)}
+            weights["features"] = np.full(len(rows), self._features_weight, np.float32)
+            crops = {"crops": faces.crops[rows], "parts": self._parts[index]}
+            return crops, {"taught": none, "features": none}, weights
         age = np.stack([faces.age_low[rows], faces.age_high[rows]], axis=1).astype(np.float32)
         male = faces.male[rows, None].astype(np.float32)
         if self._taught is not None:
             age = np.concatenate([age, self._taught.age[rows]], axis=1, dtype=np.float32)
             male += TEACHERS_SHARE * (self._taught.male[rows, None] - male)
-        labels = {"age": age, "gender": male}
-        if self._own is None:
-            return faces.crops[rows], labels
-        own = self._own[index].ravel()
-        none = np.zeros((len(rows), 1), np.float32)
-        known = np.where(own == 1, self._labels_share, 0).astype(np.float32)
-        weights = {"age": known, "gender": known, "taught": 1 - known}
-        weights["features"] = np.full(len(rows), self._features_weight, np.float32)
-        return {"crops": faces.crops[rows], "own": own}, labels | {"taught": none, "features": none}, weights
+        return faces.crops[rows], {"age": age, "gender": male}
 
 
 class Trainee(keras.Model):
@@ -209,24 +199,16 @@ class Trainee(keras.Model):
     def call(self, batch: Any, training: bool = False) -> Any:
         """Logits of augmented crops in training, of the crops as they are otherwise.
 
-        Of a dictionary, as `Batches` has for a teacher, also how far each face is from what is `taught`, and from the
+        Of a dictionary, as `Batches` has for a teacher, how far each face is from what is `taught`, and from the
         `features`, (n,).
         """
         if self.teacher is None or not isinstance(batch, dict):
             return self.whole(self.augment(batch) if training else batch, training=training)
-        views = mixed(self.augment.alter(batch["crops"]), batch["own"])
+        views = self.augment.alter(mixed(batch["crops"], batch["parts"], FOLDS))
         answers = self.teacher(views)
         said = self.whole(self.augment.spoil(views), training=training)
-        features = squared_error(answers["features"], said.pop("features"))
-        return said | {"taught": taught_error(answers, said), "features": features}
-
-
-def mixed(views: keras.KerasTensor, own: keras.KerasTensor) -> keras.KerasTensor:
-    """Views (n, 128, 128, 3), of each `own` (n,) parts, the rest being the next one's in its fold."""
-    of_folds = keras.ops.reshape(views, (FOLDS, -1, *views.shape[1:]))
-    following = keras.ops.reshape(keras.ops.roll(of_folds, -1, axis=1), (-1, *views.shape[1:]))
-    own = keras.ops.reshape(own, (-1, 1, 1, 1))
-    return own * views + (1 - own) * following
+        features = squared_error(answers["features"], said["features"])
+        return {"taught": taught_error(answers, said), "features": features}
 
 
 class MovingAverage(keras.callbacks.Callback):
@@ -358,7 +340,7 @@ def train(
 
     losses: dict[str, Any] = {"age": age_loss, "gender": gender_loss}
     if teacher is not None:
-        losses |= {"taught": as_it_is, "features": as_it_is}
+        losses = {"taught": as_it_is, "features": as_it_is}
     events = Events(run / EVENTS_FOLDER, history) if tensorboard else None
     compiled_for = None
     for epoch in range(len(history), config.epochs):

@@ -81,21 +81,13 @@ def as_it_is(_: keras.KerasTensor, error: keras.KerasTensor) -> keras.KerasTenso
     return error
 
 
-def labels_share(done: float) -> float:
-    """What labels weigh beside a recognizer's answers after the share `done` of all epochs.
-
-    Little in the end, since a network that sees the same faces often learns labels by heart.
-    """
-    return 0.3 - 0.2 * done
-
-
 def features_weight(done: float) -> float:
     """What the error in features weighs after the share `done` of all epochs.
 
     Much at first, when a network learns most from them, and less in the end, when they would keep it from telling age
     and gender as well as it could.
     """
-    return 5.0 - 4.0 * done
+    return 5.0 - 4.5 * done
 
 
 def _years() -> keras.KerasTensor:

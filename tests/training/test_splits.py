@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from face_images import chip_name, picture
 
-from training.splits import assign_splits, group_near_duplicates, perceptual_hash, split_of
+from training.splits import assign_splits, group_near_duplicates, perceptual_hashes, split_of
 
 
 @pytest.mark.parametrize(
@@ -34,34 +34,41 @@ def test_splits_are_80_10_10() -> None:
 
 
 def hashes(*images: np.ndarray) -> np.ndarray:
-    return np.array([perceptual_hash(image) for image in images])
+    return np.array([perceptual_hashes(image) for image in images])
 
 
 def copies(image: np.ndarray) -> list[np.ndarray]:
     """The same picture as the web hands it on."""
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])
     smaller = cv2.resize(cv2.resize(image, (100, 100), interpolation=cv2.INTER_AREA), (128, 128))
-    return [cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.convertScaleAbs(image, alpha=0.8, beta=25), smaller]
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+    return [
+        cv2.imdecode(data, cv2.IMREAD_COLOR),
+        cv2.convertScaleAbs(image, alpha=0.8, beta=25),
+        smaller,
+        mirrored,
+    ]
 
 
 def test_copies_of_a_picture_are_one_group_and_other_pictures_are_not() -> None:
     first, second = picture(3, 128), picture(4, 128)
     images = [first, second, *copies(first), *copies(second)]
-    assert group_near_duplicates(hashes(*images)).tolist() == [0, 1, 0, 0, 0, 1, 1, 1]
+    assert group_near_duplicates(hashes(*images)).tolist() == [0, 1, 0, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_groups_are_found_across_blocks_of_the_comparison() -> None:
     many = [picture(seed, 64) for seed in range(300)]
-    groups = group_near_duplicates(hashes(*many, copies(many[7])[0], copies(many[290])[1]))
+    groups = group_near_duplicates(hashes(*many, copies(many[7])[0], copies(many[290])[3]))
     assert groups.tolist() == [*range(300), 7, 290]
 
 
 def test_a_chain_of_copies_is_one_group() -> None:
     # 40 bits from one to the next: the ends are 80 apart, further than any copy.
-    a = np.zeros(4, np.uint64)
+    a = np.zeros((2, 4), np.uint64)
+    a[1] = (1 << 64) - 1  # as far from it as a mirror image may be
     b, c = a.copy(), a.copy()
-    b[0] = c[0] = (1 << 40) - 1
-    c[1] = (1 << 40) - 1
+    b[0, 0] = c[0, 0] = (1 << 40) - 1
+    c[0, 1] = (1 << 40) - 1
     assert group_near_duplicates(np.array([a, c, b])).tolist() == [0, 0, 0]
     assert group_near_duplicates(np.array([a, c])).tolist() == [0, 1]
 
@@ -73,10 +80,10 @@ def test_near_duplicates_never_straddle_a_split() -> None:
         for k, image in enumerate([original, *copies(original)]):
             names.append(chip_name(20 + k, 0, 0, 1000 * k + i))
             images.append(image)
-    shuffled = np.random.default_rng(0).permutation(160)
-    splits = np.empty(160, "U10")
+    shuffled = np.random.default_rng(0).permutation(200)
+    splits = np.empty(200, "U10")
     splits[shuffled] = assign_splits([names[i] for i in shuffled], hashes(*(images[i] for i in shuffled)))
-    splits = splits.reshape(40, 4)
+    splits = splits.reshape(40, 5)
     assert (splits == splits[:, :1]).all()
     assert len(set(splits[:, 0])) == 3
     # Each group is where its alphabetically first name is.
