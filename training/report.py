@@ -395,10 +395,16 @@ splits: `{self.record["data_sha256"]}`.
             before = (
                 "\n\nThe table is of the last run alone, which went on from what those before had learned."
             )
+        by_whom = ""
+        if record["recognizer"] is not None:
+            by_whom = (
+                "\n\nThis run had no labels: it learned what heads on the recognizer's features say, and the features, "
+                "of faces that\nwere mostly mixed of two."
+            )
         return f"""
 Age is learned as a distribution over 0 to 100 years: the divergence from a narrow Gaussian around the label plus the
 error of the expectation, or the likelihood of the bin where the label is a bin; gender by cross-entropy. Augmentation
-shifts, turns, scales and mirrors, changes colours, blurs, adds noise and blanks out rectangles.
+shifts, turns, scales and mirrors, changes colours, blurs, adds noise and blanks out rectangles.{by_whom}
 
 {data.markdown()}{before}
 
