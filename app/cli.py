@@ -183,7 +183,7 @@ def predict(
                 yield result
 
     try:
-        with files.asking(settings, options, url, api_key) as (ask, threads):
+        with files.asking(settings, options, url, api_key) as (ask, threads), output.written():
             results = watched(files.answers(found, ask, threads, annotate_into, settings.max_pixels))
             if as_json:
                 output.print_json(results)
@@ -191,7 +191,7 @@ def predict(
                 output.print_csv(results)
             else:
                 output.print_table(results, out)
-    except files.CANNOT_GO_ON as error:
+    except (*files.CANNOT_GO_ON, output.CannotWrite) as error:
         _fail(error)
     if failed:
         raise typer.Exit(1)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from textwrap import indent
 from typing import Any
 
@@ -15,6 +18,11 @@ from rich.table import Column, Table
 
 from app.api.schemas import PredictionAnswer
 from app.files import Result
+
+
+class CannotWrite(Exception):
+    """str(e) is a sentence that says why."""
+
 
 CSV_COLUMNS = (
     "filename",
@@ -60,6 +68,20 @@ def _rows(answer: PredictionAnswer) -> Iterator[tuple[str, str, str, str]]:
             f"{gender.label} {gender.probability:.0%}",
             answer.detector + ("" if face.confidence is None else f" {face.confidence:.0%}"),
         )
+
+
+@contextmanager
+def written() -> Iterator[None]:
+    """What is printed meanwhile is written at the end. Raises CannotWrite where it cannot be, as on a full disk."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader has seen enough, as `head` has
+            raise
+        # Python would try again at its exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise CannotWrite(f"The answers cannot be written ({error.strerror}).") from error
 
 
 def print_json(results: Iterable[Result]) -> None:

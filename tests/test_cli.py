@@ -115,6 +115,27 @@ def test_predict_prints_json_that_says_what_the_service_says(
     assert len(served["faces"]) == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device on which nothing can be written")
+@pytest.mark.parametrize("form", ["--json", "--csv", "--max-faces=1"])
+def test_predict_says_so_where_its_answers_cannot_be_written(
+    models_folder: Path, cache: Path, form: str
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [AGEGENDER, "predict", form, "--detector=none", ASTRONAUT],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(cache, AGEGENDER_MODELS=str(models_folder)),
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "agegender: The answers cannot be written (No space left on device).\n",
+    )
+
+
 def test_predict_ends_with_0_when_all_went_well(models_folder: Path, cache: Path) -> None:
     ended = predict(models_folder, cache, "--detector=none", ASTRONAUT)
     assert (ended.returncode, ended.stderr) == (0, "")

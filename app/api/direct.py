@@ -7,6 +7,7 @@ of what a request costs the event loop.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
@@ -53,7 +54,11 @@ class Direct:
 
 
 def _query(request: Request) -> PredictQuery:
+    given = request.query_params
+    query: dict[str, Any] = dict(given)
+    if len(query) < len(given.multi_items()):  # no parameter takes a list, so a repeated one is invalid
+        query |= {name: values for name in query if len(values := given.getlist(name)) > 1}
     try:
-        return PredictQuery.model_validate(dict(request.query_params))
+        return PredictQuery.model_validate(query)
     except ValidationError as error:
         raise problems.parameter_invalid(request, error.errors()) from None

@@ -140,9 +140,15 @@ def test_a_chunked_image_is_read(server: Server) -> None:
         ("max_faces=", "max_faces is not valid."),
         ("maxfaces=3", "There is no query parameter of that name; there are: model, detector,"),
         ("detector=haar&debug", "There is no query parameter of that name"),
+        ("debug&debug", "There is no query parameter of that name"),
+        ("detector=haar&max_faces=2&detector=none", "The query parameter detector is given more than once"),
+        ("max_faces=2&max_faces=2", "The query parameter max_faces is given more than once"),
+        ("model=age_gender_A&model=age_gender_B", "The query parameter model is given more than once"),
     ],
 )
-def test_a_parameter_that_is_out_of_range_or_unknown_is_a_422(server: Server, query: str, said: str) -> None:
+def test_a_parameter_that_is_out_of_range_repeated_or_unknown_is_a_422(
+    server: Server, query: str, said: str
+) -> None:
     answer = server.client.post(f"/predict?{query}", content=IMAGE, headers={"Content-Type": "image/png"})
     assert said in check_problem(answer, 422, "parameter-invalid")
 
