@@ -19,11 +19,6 @@ from rich.table import Column, Table
 from app.api.schemas import PredictionAnswer
 from app.files import Result
 
-
-class CannotWrite(Exception):
-    """str(e) is a sentence that says why."""
-
-
 CSV_COLUMNS = (
     "filename",
     "error",
@@ -68,6 +63,10 @@ def _rows(answer: PredictionAnswer) -> Iterator[tuple[str, str, str, str]]:
             f"{gender.label} {gender.probability:.0%}",
             answer.detector + ("" if face.confidence is None else f" {face.confidence:.0%}"),
         )
+
+
+class CannotWrite(Exception):
+    """str(e) is a sentence that says why."""
 
 
 @contextmanager

@@ -27,11 +27,11 @@ from training.files import write_aside, write_json
 from training.losses import (
     TEACHERS_SHARE,
     age_loss,
-    as_it_is,
     features_weight,
     gender_loss,
     squared_error,
     taught_error,
+    weighed,
 )
 from training.mixtures import draw_parts, mixed, pair_by_age
 from training.plots import learning_curves
@@ -153,17 +153,15 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         """Crops (n, 128, 128, 3) and labels.
 
-        With a recognizer, which takes the labels' place, crops are a dictionary that has the `parts` of each in what is
-        seen, as `mixed` takes them; and there is what each face's errors weigh.
+        With a recognizer, crops are a dictionary that has the `parts` of each in what is seen, as `mixed` takes them,
+        and in the labels' place stands what the errors in what is `taught` and in `features` weigh.
         """
         rows = self._batches[index].ravel()
         faces = self._faces
         if self._parts is not None:
-            none = np.zeros((len(rows), 1), np.float32)
-            weights = {"taught": np.ones(len(rows), np.float32)}
-            weights["features"] = np.full(len(rows), self._features_weight, np.float32)
+            one = np.ones((len(rows), 1), np.float32)
             crops = {"crops": faces.crops[rows], "parts": self._parts[index]}
-            return crops, {"taught": none, "features": none}, weights
+            return crops, {"taught": one, "features": self._features_weight * one}
         age = np.stack([faces.age_low[rows], faces.age_high[rows]], axis=1).astype(np.float32)
         male = faces.male[rows, None].astype(np.float32)
         if self._taught is not None:
@@ -340,7 +338,7 @@ def train(
 
     losses: dict[str, Any] = {"age": age_loss, "gender": gender_loss}
     if teacher is not None:
-        losses = {"taught": as_it_is, "features": as_it_is}
+        losses = {"taught": weighed, "features": weighed}
     events = Events(run / EVENTS_FOLDER, history) if tensorboard else None
     compiled_for = None
     for epoch in range(len(history), config.epochs):

@@ -76,9 +76,9 @@ def squared_error(target: keras.KerasTensor, features: keras.KerasTensor) -> ker
     return ops.mean(ops.square(target - features), axis=-1)
 
 
-def as_it_is(_: keras.KerasTensor, error: keras.KerasTensor) -> keras.KerasTensor:
-    """The loss of what is an error already, (n,)."""
-    return error
+def weighed(weight: keras.KerasTensor, error: keras.KerasTensor) -> keras.KerasTensor:
+    """The loss of what is an error already, (n,), by what it weighs, (n, 1)."""
+    return ops.reshape(weight, (-1,)) * error
 
 
 def features_weight(done: float) -> float:

@@ -16,9 +16,16 @@ OWN_PART = (0.2, 0.8)
 """The range of their own part in blended ones."""
 
 _GRID = 4
+"""Places along a side between which parts are interpolated."""
+
 _CONTRAST = 6.0
+"""How sharp the borders of patches are: the deviation of their logits."""
+
 _WHOLE = 20.0
+"""The logit of a face that is not mixed: its own part is 1 in 32-bit floats."""
+
 _AGES_APART = 12.0
+"""Years by which the ages that pair faces are blurred."""
 
 
 def draw_parts(n: int, random: np.random.Generator) -> NDArray[np.float32]:

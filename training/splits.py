@@ -45,10 +45,10 @@ def group_near_duplicates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     block = 256
     for start in range(0, len(hashes), block):
         # Each block against itself and what follows: every pair once.
-        rows, columns = hashes[start : start + block], hashes[start:, 0]
-        distance = np.zeros((2, len(rows), len(columns)), np.uint16)
+        rows, columns = hashes[start : start + block].swapaxes(0, 1), hashes[start:, 0]
+        distance = np.zeros((*rows.shape[:2], len(columns)), np.uint16)
         for word in range(hashes.shape[2]):
-            distance += np.bitwise_count(rows.T[word][:, :, None] ^ columns[None, None, :, word])
+            distance += np.bitwise_count(rows[:, :, None, word] ^ columns[:, word])
         for a, b in np.argwhere(distance.min(axis=0) <= NEAR_DUPLICATE_BITS):
             first, second = sorted((root(start + int(a)), root(start + int(b))))
             parent[second] = first

@@ -7,7 +7,6 @@ of what a request costs the event loop.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
@@ -55,9 +54,8 @@ class Direct:
 
 def _query(request: Request) -> PredictQuery:
     given = request.query_params
-    query: dict[str, Any] = dict(given)
-    if len(query) < len(given.multi_items()):  # no parameter takes a list, so a repeated one is invalid
-        query |= {name: values for name in query if len(values := given.getlist(name)) > 1}
+    # No parameter takes a list, so one that is repeated is invalid.
+    query = {name: values if len(values := given.getlist(name)) > 1 else given[name] for name in given}
     try:
         return PredictQuery.model_validate(query)
     except ValidationError as error:

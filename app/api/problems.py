@@ -281,9 +281,9 @@ def _what_is_invalid(request: Request, error: Mapping[str, Any]) -> str:
     (query,) = request.scope["route"].dependant.query_params
     fields = query.field_info.annotation.model_fields
     name = error["loc"][-1]
-    if name in fields and isinstance(error["input"], list):
-        return f"The query parameter {name} is given more than once: give it once."
     if name in fields:
+        if isinstance(error["input"], list):
+            return f"The query parameter {name} is given more than once: give it once."
         return f"The query parameter {name} is not valid. {fields[name].description}"
     listing = f"there are: {', '.join(fields)}" if fields else "this path takes none"
     return f"There is no query parameter of that name; {listing}."
