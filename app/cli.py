@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -40,6 +41,9 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 MANY = 10
 """From so many files on, a terminal shows how far it is."""
+
+_INTERRUPTED = 130
+"""How a command ends by Ctrl-C, as shells count it."""
 
 _METAVARS: dict[Any, str] = {bool: "BOOLEAN", int: "INTEGER", int | None: "INTEGER", float: "NUMBER"}
 
@@ -193,6 +197,13 @@ def predict(
                 output.print_table(results, out)
     except (*files.CANNOT_GO_ON, output.CannotWrite) as error:
         _fail(error)
+    except KeyboardInterrupt:
+        if url is None:
+            raise
+        # An end in order would wait for threads that wait for the service.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(_INTERRUPTED)
     if failed:
         raise typer.Exit(1)
 

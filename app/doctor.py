@@ -14,9 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import httpx
 import numpy as np
 
-from app.client import AgeGenderError, Client
+from app.client import AgeGenderError
+from app.client.exchange import is_ready
 from app.cores import available_cores
 from app.inference import detector_file
 from app.inference.detector_file import DetectorFileError
@@ -208,20 +210,33 @@ def _ports(settings: Settings) -> Iterator[Finding]:
         try:
             bind(settings.host, port, setting).close()
         except CannotListen as error:
-            if setting == "port" and _is_ours(settings.host, port):
+            if setting == "port" and _is_ready(settings.host, port):
                 yield _ok(f"port {port} on {settings.host} is in use by this service, which is ready.")
+            elif setting == "metrics_port" and _shows_metrics(settings.host, port):
+                yield _ok(f"port {port} on {settings.host} is in use by this service's metrics.")
             else:
                 yield _wrong(str(error))
         else:
             yield _ok(f"port {port} on {settings.host} is free.")
 
 
-def _is_ours(host: str, port: int) -> bool:
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+def _is_ready(host: str, port: int) -> bool:
     try:
-        with Client(
-            f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}", timeout=2
-        ) as client:
-            return client.ready()
-    except AgeGenderError:
+        return is_ready(_get(host, port, "/health/ready"))
+    except (httpx.HTTPError, AgeGenderError):
         return False
+
+
+def _shows_metrics(host: str, port: int) -> bool:
+    try:
+        return "agegender_build_info" in _get(host, port, "/metrics").text
+    except httpx.HTTPError:
+        return False
+
+
+def _get(host: str, port: int, path: str) -> httpx.Response:
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    authority = f"[{here}]:{port}" if ":" in here else f"{here}:{port}"
+    # No proxy knows this machine by these addresses.
+    with httpx.Client(trust_env=False, timeout=2) as http:
+        return http.get(f"http://{authority}{path}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import glob
+import itertools
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -107,10 +109,20 @@ def _found(name: str) -> Iterator[File]:
         yield File(name, Path(name).stem + _ANNOTATED)
     else:
         matches = sorted(glob.glob(name, recursive=True))  # as in a shell that was not asked for it
-        for match in matches:
-            yield from _found(match)
+        # A match may be a folder whose files match too.
+        files = {os.path.normpath(file.name): file for match in matches for file in _found(match)}
+        below = _below(name)
+        for path, file in files.items():
+            yield replace(file, annotated=str(Path(os.path.relpath(path, below)).with_suffix(_ANNOTATED)))
         if not matches:
             yield File(name, problem="No file has a name of this pattern.")
+
+
+def _below(pattern: str) -> Path:
+    """The folder in which all matches of a pattern are."""
+    return Path(
+        *itertools.takewhile(lambda part: not any(letter in part for letter in "*?["), Path(pattern).parts)
+    )
 
 
 def _in_folder(folder: str) -> Iterator[File]:
@@ -163,20 +175,19 @@ def answers(
             return Result(file.name, str(error))
 
     begun: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for file in files:
-                begun.append(pool.submit(work, file))
-                if len(begun) == _AHEAD * threads:
-                    yield begun.popleft().result()
-            while begun:
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for file in files:
+            begun.append(pool.submit(work, file))
+            if len(begun) == _AHEAD * threads:
                 yield begun.popleft().result()
-        finally:
-            for future in begun:
-                future.cancel()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # what is begun may wait for a service
 
 
-def _answer(file: File, ask: Ask, annotate_into: Path | None, max_pixels: int) -> PredictionAnswer:
+def _answer(file: File, ask: Ask, annotate_into: Path | None, max_pixels: int) -> PredictionAnswer | str:
     data = file.read()
     answer = ask(data)
     if annotate_into is not None:
@@ -191,6 +202,8 @@ def _answer(file: File, ask: Ask, annotate_into: Path | None, max_pixels: int) -
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encoded.tobytes())
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return f"Its annotated photograph would have too long a name, {file.annotated}."
             raise CannotAnnotate(
                 f"Annotated photographs cannot be written into {annotate_into} ({error.strerror})."
             ) from error
@@ -203,5 +216,5 @@ def _check_names(files: Iterable[File]) -> None:
         if file.problem is None and taken.setdefault(file.annotated, file.name) != file.name:
             raise CannotAnnotate(
                 f"{taken[file.annotated]} and {file.name} would be annotated under the same name, {file.annotated}: "
-                "do them one after the other."
+                "annotate them into different folders."
             )

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -317,6 +319,34 @@ def test_a_service_is_shown_the_key(bare_server: Server, cache: Path, keys: tupl
     assert locked.stderr.count("\n") == 1
     assert run(cache, *ask, f"--api-key={keys[0]}").returncode == 0
     assert run(cache, *ask, AGEGENDER_API_KEY=keys[1]).returncode == 0
+
+
+def test_the_end_of_the_line_that_held_a_key_is_no_part_of_it(
+    bare_server: Server, cache: Path, keys: tuple[str, str]
+) -> None:
+    ask = ("predict", f"--url={bare_server.url}", "--detector=none", ASTRONAUT)
+    assert run(cache, *ask, AGEGENDER_API_KEY=f"{keys[1]}\r\n").returncode == 0
+    refused = run(cache, *ask, AGEGENDER_API_KEY="secret\nof two lines")
+    assert refused.stderr == (
+        "agegender: The API key holds characters that no header can: it must be one line of text.\n"
+    )
+
+
+def test_ctrl_c_does_not_wait_for_a_service_that_does_not_answer(cache: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        waiting = subprocess.Popen(
+            [AGEGENDER, "predict", f"--url=http://127.0.0.1:{service.getsockname()[1]}", ASTRONAUT],
+            env=environment(cache),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        connection, _ = service.accept()
+        with connection:
+            assert connection.recv(1)
+            waiting.send_signal(signal.SIGINT)
+            said, wrong = waiting.communicate(timeout=20)  # the service has a minute
+    assert (waiting.returncode, said) == (130, b"")
+    assert b"Traceback" not in wrong
 
 
 @pytest.mark.parametrize(

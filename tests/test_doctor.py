@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import AGEGENDER, PATIENCE, YUNET, Server, environment, needs_yunet
+from helpers import AGEGENDER, PATIENCE, YUNET, Server, environment, needs_yunet, serving
 from tiny_models import put_model
 
 from app import cores, doctor
@@ -81,6 +81,17 @@ def test_models_that_cannot_be_served_are_wrong(tmp_path: Path, empty_cache: Pat
     _, findings = examine(empty_cache, tmp_path, AGEGENDER_YUNET_PATH="nowhere.onnx")
     assert found(findings, "is not the file that age_gender_A.json describes")[0] == "wrong"
     assert found(findings, "YuNet's file nowhere.onnx cannot be read")[0] == "wrong"
+
+
+def test_a_service_and_its_metrics_are_found_past_any_proxy(models_folder: Path, empty_cache: Path) -> None:
+    with serving(models_folder, empty_cache, "--workers=1", "--metrics-port=0") as server:
+        metrics = server.wait_for_line("metrics are at")["message"].removesuffix("/metrics")
+        ports = {"AGEGENDER_PORT": server.url, "AGEGENDER_METRICS_PORT": metrics}
+        ports = {name: url.rpartition(":")[2] for name, url in ports.items()}
+        for proxy in ("http://127.0.0.1:9", "socks5://127.0.0.1:9"):
+            _, findings = examine(empty_cache, models_folder, ALL_PROXY=proxy, **ports)
+            assert found(findings, "in use by this service, which is ready")[0] == "ok"
+            assert found(findings, "in use by this service's metrics")[0] == "ok"
 
 
 def test_a_port_is_free_or_this_service_s_own_or_taken(

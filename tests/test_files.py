@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from helpers import PATIENCE
+from helpers import PATIENCE, grey, png
 
 from app.api.schemas import PredictionAnswer
 from app.files import File, answers, find_files
@@ -34,10 +34,19 @@ def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["e.txt", "b.jpg"], ["e.txt", "b.jpg"]),
         (["*.jpg", "deep/*"], ["b.jpg", "deep/d.webp", "deep/deeper/c.avif"]),
         (["**/*.webp"], ["deep/d.webp"]),
+        (["./deep/**"], ["./deep/d.webp", "./deep/deeper/c.avif"]),
         (["drawn/*"], ["drawn/b.annotated.jpg"]),
         (["-", "b.jpg"], ["-", "b.jpg"]),
     ],
-    ids=["folder", "files of any kind", "patterns", "deep pattern", "named all the same", "stdin"],
+    ids=[
+        "folder",
+        "files of any kind",
+        "patterns",
+        "deep pattern",
+        "folders and what is in them",
+        "named all the same",
+        "stdin",
+    ],
 )
 def test_names_stand_for_files_in_order(album: Path, names: list[str], expected: list[str]) -> None:
     assert [file.name for file in find_files(names)] == expected
@@ -64,6 +73,25 @@ def test_annotated_pictures_lie_as_the_files_in_their_folder(album: Path) -> Non
         "b.annotated.jpg",
         "stdin.annotated.jpg",
     ]
+
+
+def test_annotated_pictures_of_a_pattern_lie_as_the_files_below_its_fixed_part(album: Path) -> None:
+    (album / "deep/b.jpg").touch()
+    (album / "deep/deeper/b.jpg").touch()
+    for pattern in ("deep/**/b.jpg", f"{album}/deep/**/b.jpg"):
+        annotated = [file.annotated for file in find_files([pattern])]
+        assert annotated == ["b.annotated.jpg", "deeper/b.annotated.jpg"]
+
+
+def test_a_name_too_long_to_be_annotated_costs_no_other_its_picture(album: Path) -> None:
+    long, short = album / f"{'n' * 248}.jpg", album / "b.jpg"
+    for path in (long, short):
+        path.write_bytes(png(grey()))
+    files = [File(str(path), path.with_suffix(".annotated.jpg").name) for path in (long, short)]
+    first, second = answers(files, lambda _: ANSWER, 1, album / "drawn", 10**6)
+    assert "too long a name" in str(first.said)
+    assert second.said == ANSWER
+    assert (album / "drawn/b.annotated.jpg").stat().st_size > 0
 
 
 def test_results_come_in_order_from_several_threads_and_few_files_are_read_ahead(album: Path) -> None:

@@ -35,7 +35,7 @@ A = TypeVar("A", bound=BaseModel)
 
 
 def connection(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
-    """Arguments of httpx's clients. Raises AddressInvalid."""
+    """Arguments of httpx's clients. Raises AddressInvalid, or AgeGenderError where the key can be none."""
     try:
         parsed = httpx.URL(url)
         parsed.host.encode("idna")  # as it will be when it is looked up
@@ -46,11 +46,19 @@ def connection(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
     return {
         "base_url": parsed,
         # As bytes: a key may have any letters, headers that are text only ASCII.
-        "headers": {} if api_key is None else {"X-API-Key": api_key.encode()},
+        "headers": {} if api_key is None else {"X-API-Key": _header(api_key)},
         "timeout": httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
         # Callers with many threads set the bound.
         "limits": httpx.Limits(max_connections=None),
     }
+
+
+def _header(api_key: str) -> bytes:
+    # Out of a file it ends with the line's end, which is no part of it for the service either.
+    value = api_key.strip().encode(errors="surrogateescape")
+    if any((byte < ord(" ") and byte != ord("\t")) or byte == 0x7F for byte in value):
+        raise AgeGenderError("The API key holds characters that no header can: it must be one line of text.")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
