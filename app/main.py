@@ -57,7 +57,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.service = service = start(settings)
         app.state.metrics.watch(service)
         yield
-        if not await service.pool.drain(settings.drain_timeout):
+        app.state.unfinished = not await service.pool.drain(settings.drain_timeout)
+        if app.state.unfinished:
             logger.warning("stopped with requests unfinished after %g seconds", settings.drain_timeout)
         if app.state.traces:
             app.state.traces.close()
@@ -77,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         generate_unique_id_function=lambda route: route.name,
     )
+    app.state.unfinished = False
     app.state.api_keys = ApiKeys(settings.api_keys)
     app.state.rate_limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
     app.state.metrics = metrics.Metrics()

@@ -84,6 +84,10 @@ def _serve(settings: Settings, sockets: Sequence[socket.socket], signs: Connecti
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: None)
     server.run(list(sockets))
+    if app.state.unfinished:
+        # A worker is still in native code, where the interpreter's own end would find it and abort.
+        logging.shutdown()
+        os._exit(0)
     return server.started
 
 
@@ -210,7 +214,9 @@ class _Protocol(HttpToolsProtocol):
 
     uvicorn itself waits without limit for the rest of a request, buffers headers and trailers without limit, takes
     trailers for headers, and loses the body of a request that offers another protocol, as Java's own client and
-    `curl --http2` do. A server may pass over such an offer (RFC 9110, 7.8).
+    `curl --http2` do. A server may pass over such an offer (RFC 9110, 7.8). Where the connection is to end with the
+    answer, as nginx asks by default, it closes it while the body is still arriving: the system then resets it, and the
+    answer may be lost. Here the rest of the body is read first (RFC 9112, 9.6).
     """
 
     def __init__(self, *args: Any, arrival_timeout: float, **kwargs: Any) -> None:
@@ -221,6 +227,7 @@ class _Protocol(HttpToolsProtocol):
         # From each chunk's size on, until the chunk begins: after the last one come the trailers.
         self._in_trailers = False
         self._field_bytes = 0
+        self._answered_last = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -252,6 +259,7 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head, self._field_bytes = False, 0
         super().on_headers_complete()
+        self.cycle.transport = _Answering(self.transport, self._close)  # type: ignore[assignment]
 
     def on_chunk_header(self) -> None:
         self._in_trailers = True
@@ -264,6 +272,15 @@ class _Protocol(HttpToolsProtocol):
         self._in_head, self._in_trailers, self._field_bytes = True, False, 0
         self._request_has_come()
         super().on_message_complete()
+        if self._answered_last:
+            self.transport.close()
+
+    def _close(self) -> None:
+        if self._deadline is None or self.transport.is_closing():
+            self.transport.close()
+        else:
+            self._answered_last = True
+            self.transport.write_eof()
 
     def _unsupported_upgrade_warning(self) -> None:
         # An offer in two pieces, or behind another request: where the body ends, nobody knows any more.
@@ -277,6 +294,15 @@ class _Protocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+class _Answering:
+    """What an answer needs of a transport, with another way to close it."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
 
 
 def _without_offers(data: bytes) -> bytes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.inference import prediction as said
+from app.inference.ages import AGES
 from app.inference.metadata import Metrics
 from app.inference.prediction import DetectorChoice, DetectorName, FaceEstimate
 from app.vision.face import landmark_pixels
@@ -179,11 +180,14 @@ def _face(face: FaceEstimate, width: int, height: int) -> FaceAnswer:
         box=Box(x=box.x, y=box.y, width=box.width, height=box.height),
         confidence=None if face.confidence is None else round(face.confidence, 4),
         landmarks=points,
-        age=Age(
-            years=round(age.years, 1), low=round(age.low, 1), high=round(age.high, 1), coverage=age.coverage
-        ),
+        age=Age(years=_years(age.years), low=_years(age.low), high=_years(age.high), coverage=age.coverage),
         gender=Gender(label=gender.label, probability=round(gender.probability, 4)),
     )
+
+
+def _years(age: float) -> float:
+    # The last class, of 100 years, ends half a year later.
+    return min(round(age, 1), AGES - 1.0)
 
 
 class ImagePrediction(BaseModel):

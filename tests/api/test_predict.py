@@ -216,3 +216,8 @@ def test_content_decides_what_a_file_is(server: Server, extension: str, declared
         assert answer.status_code == 200, answer.text
         assert answer.json()["image"] == {"width": 90, "height": 60}
         assert answer.json()["faces"][0]["age"]["years"] == pytest.approx(20, abs=0.5)
+
+
+def test_no_age_lies_beyond_the_oldest_that_there_is(server: Server) -> None:
+    (face,) = server.faces(png(grey(255)), detector="none")
+    assert 95 < face["age"]["low"] < face["age"]["years"] < face["age"]["high"] == 100

@@ -79,3 +79,14 @@ def test_a_body_in_many_chunks_is_read(server: Server) -> None:
             connection.sendall(chunk(bytes([each])))
         connection.sendall(b"0\r\n\r\n")
         assert read_to_the_end(connection).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_refusal_reaches_who_sends_all_before_reading_though_it_is_the_last_answer(server: Server) -> None:
+    body = bytes(12 * 2**20)
+    with connected(server) as (connection,):
+        connection.sendall(HEAD + b"Content-Length: %d\r\n" % len(body) + LAST + b"\r\n")
+        let_read(server)  # it has answered
+        connection.sendall(body)
+        answer = read_to_the_end(connection)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"instance":"/predict"' in answer

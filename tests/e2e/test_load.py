@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,24 @@ def test_what_has_not_arrived_when_the_time_to_finish_is_over_is_told_so(
         assert server.end() == 0
     assert server.request_line("late")["status"] == 503
     assert "Traceback" not in server.log()
+
+
+def test_work_that_outlasts_the_time_to_finish_does_not_end_in_a_crash(
+    models_folder: Path, empty_cache: Path
+) -> None:
+    files = [("images", ("one.jpg", GRACE_HOPPER.read_bytes()))] * 32
+    with (
+        serving(models_folder, empty_cache, "--workers=1", "--drain-timeout=1") as server,
+        ThreadPoolExecutor(1) as caller,
+    ):
+        asked = caller.submit(server.client.post, "/predict/batch?detector=haar", files=files)
+        while "agegender_running 1.0" not in server.client.get("/metrics").text:
+            assert not asked.done()
+        server.process.terminate()
+        check_problem(asked.result(), 503, "shutting-down", "/predict/batch")
+        assert server.end() == 0
+    assert "terminate called" not in server.log()
+    server.wait_for_line("stopped with requests unfinished after 1 seconds")
 
 
 def test_a_model_dropped_into_the_folder_is_there_after_a_restart(tmp_path: Path, empty_cache: Path) -> None:
