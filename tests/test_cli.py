@@ -411,6 +411,15 @@ def test_a_package_that_is_broken_is_one_sentence(models_folder: Path, cache: Pa
     )
 
 
+def test_a_package_that_the_command_line_is_made_of_is_one_sentence_too(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise ImportError('numpy is broken')")
+    ended = run(cache, "doctor", PYTHONPATH=str(tmp_path))
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        "agegender: numpy is broken: install this package anew, with all that it needs.\n"
+    )
+
+
 def test_models_lists_them_with_their_measured_figures(models_folder: Path, cache: Path) -> None:
     ended = run(cache, "models", AGEGENDER_MODELS=str(models_folder))
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import re
 from collections.abc import Callable
@@ -81,6 +82,10 @@ def _in_one_sentence(command: Callable[P, None]) -> Callable[P, None]:
         except (TrainingError, DetectorFileError, ModelsInvalid, ModelUnavailable, UnknownModel) as error:
             _fail(error)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                _fail(
+                    f"Nothing more can be written ({error.strerror}): make room, then do it again, or --resume."
+                )
             if error.filename is None:  # no file that somebody named
                 raise
             _fail(f"{error.filename} cannot be used ({error.strerror}): check its path and rights.")
@@ -172,7 +177,7 @@ def train(
             min=0, max=1, help="Share of FairFace's faces in an epoch beside all of UTKFace's; 1 by default."
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random; 0 by default.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random; 0 by default.")] = None,
     resume: Annotated[
         bool, typer.Option(help="Go on from the last whole epoch of an earlier run, with its options.")
     ] = False,
@@ -303,7 +308,9 @@ def evaluate_service(
     if not given:
         raise typer.BadParameter("there is nothing to send: add --utkface PATH, --fairface PATH or both")
     faces = data.load(cache)
-    with through_service.started(models, yunet) if url is None else nullcontext(url) as address:
+    with (
+        through_service.started(models, model_id.value, yunet) if url is None else nullcontext(url) as address
+    ):
         measured = [
             through_service.measure(address, model_id.value, dataset, path, faces, split.value)
             for dataset, path in given.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import math
 import tarfile
 import tempfile
@@ -138,8 +139,12 @@ def prepare(
 
 
 def utkface_files(folder: Path) -> list[tuple[str, Path, Label | None]]:
-    """Name, path and label of each image of UTKFace, None where its name says none."""
-    return [(file.name, file, parse_utkface_name(file.name)) for file in sorted(folder.rglob("*.jpg"))]
+    """Name, path and label of each image of UTKFace, None where its name says none.
+
+    Some copies of the set hold it twice: each name counts once.
+    """
+    files = {file.name: file for file in sorted(folder.rglob("*.jpg"), reverse=True)}
+    return [(name, file, parse_utkface_name(name)) for name, file in sorted(files.items())]
 
 
 def fairface_files(folder: Path) -> list[tuple[str, Path, Label]]:
@@ -210,7 +215,7 @@ def as_folder(path: Path) -> Iterator[Path]:
         try:
             with tarfile.open(path) as archive:
                 archive.extractall(folder, filter="data")
-        except (EOFError, tarfile.TarError, zlib.error) as error:
+        except (EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
             raise TrainingError(
                 f"{path} is no archive, or not a whole one: name the data set's folder or its archive as downloaded."
             ) from error

@@ -37,7 +37,7 @@ from training.mixtures import draw_parts, mixed, pair_by_age
 from training.plots import learning_curves
 from training.recognizer import FOLDS, Teacher, folds, prepare_teacher
 from training.seeds import reseed
-from training.splits import TRAIN, VALIDATION
+from training.splits import TEST, TRAIN, VALIDATION
 from training.teachers import SoftTargets, soft_targets
 
 CONFIG_FILE = "config.json"
@@ -288,9 +288,13 @@ def train(
     With `resume` a run goes on from its last whole epoch, with the optimiser's state; otherwise it begins anew.
     With `tensorboard` its history is kept for that too. Raises TrainingError.
     """
+    for taken in (config.init, *config.teachers):
+        if taken is not None and Path(taken).resolve() == run.resolve():
+            raise TrainingError(f"{run} would be emptied before it is learned from: name another --runs.")
     run.mkdir(parents=True, exist_ok=True)
-    if not len(faces.indices(VALIDATION, UTKFACE)):
-        raise TrainingError("No face of UTKFace is in the validation split: prepare more.")
+    for split in (VALIDATION, TEST):
+        if not len(faces.indices(split, UTKFACE)):
+            raise TrainingError(f"No face of UTKFace is in the {split} split: prepare more.")
     steps = len(Batches(faces, config, 0)) * config.epochs
     history: list[Entry] = []
     if resume and has_run(run):
@@ -417,7 +421,16 @@ def begin(config: Config) -> keras.Model:
             raise TrainingError(f"{init} holds a network of another variant than {config.variant}.")
         network.set_weights(earlier.get_layer(network.name).get_weights())
         return network
-    return build(config.variant, config.dropout, init)
+    if init is not None and (config.variant == "A" or (init != "imagenet" and not Path(init).is_file())):
+        raise TrainingError(
+            f"{init} is neither a run's folder nor a .keras file, nor weights of B's backbone."
+        )
+    try:
+        return build(config.variant, config.dropout, init)
+    except (OSError, ValueError) as error:
+        if init is None or init == "imagenet":
+            raise
+        raise TrainingError(f"{init} holds no weights of MobileNetV2 without its top.") from error
 
 
 def _served(path: str) -> keras.Model:

@@ -64,13 +64,21 @@ def read_fairface_labels(folder: Path) -> dict[str, Label]:
         raise TrainingError(f"{folder} has no fairface_label_train.csv: is it FairFace's archive or folder?")
     labels: dict[str, Label] = {}
     for table in tables:
-        with table.open(newline="") as rows:
-            for row in csv.DictReader(rows):
+        with table.open(newline="", encoding="utf-8-sig") as lines:  # as Excel writes it, too
+            rows = csv.DictReader(lines)
+            missing = {"file", "age", "gender", "race"}.difference(rows.fieldnames or ())
+            if missing:
+                raise TrainingError(
+                    f"{table.name} has no column {', '.join(sorted(missing))}: see FairFace's own."
+                )
+            for row in rows:
                 try:
-                    low, high = parse_age_bin(row["age"])
-                except ValueError:
+                    low, high = parse_age_bin(row["age"] or "")
+                    male = {"male": True, "female": False}[(row["gender"] or "").lower()]
+                except (ValueError, KeyError):
                     raise TrainingError(
-                        f"{table.name} says the age {row['age']!r} of {row['file']}: it must be a bin, such as 20-29."
+                        f"{table.name} says the age {row['age']!r} and the gender {row['gender']!r} of {row['file']}: "
+                        "the one must be a bin, such as 20-29, the other Male or Female."
                     ) from None
-                labels[row["file"]] = Label(low, high, row["gender"] == "Male", row["race"])
+                labels[row["file"]] = Label(low, high, male, row["race"] or UNKNOWN_RACE)
     return labels

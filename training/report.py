@@ -84,7 +84,9 @@ def grids(measured: Measured) -> list[Grid]:
         ("By race and gender", ("race and gender",)),
     )
     tables = [
-        _by_group(title, [group for group in measured.groups if group.kind in of]) for title, of in kinds
+        _by_group(title, groups)
+        for title, of in kinds
+        if (groups := [group for group in measured.groups if group.kind in of])  # races may be unknown
     ]
     tables += [_gender_by_age(measured), _mae_by_decade(measured)]
     return [Grid(f"{NAMES[measured.dataset]}: {table.title}", table.columns, table.rows) for table in tables]

@@ -159,15 +159,16 @@ def most_central_face(answer: dict[str, Any]) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def started(models: Path, yunet: Path | None) -> Iterator[str]:
-    """The address of a service on this machine that runs for the length of a `with` block.
+def started(models: Path, model: str, yunet: Path | None) -> Iterator[str]:
+    """The address of a service for `model` on this machine that runs for the length of a `with` block.
 
     Raises TrainingError where it does not start.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = [f"--port={port}", f"--models={models}", *([] if yunet is None else [f"--yunet-path={yunet}"])]
+    options = [f"--port={port}", f"--models={models}", f"--default-model={model}"]
+    options += [] if yunet is None else [f"--yunet-path={yunet}"]
     command = [sys.executable, "-c", "from app.cli import main; main()", "serve", *options]
     # Limits and keys that an operator set are not for this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AGEGENDER_")}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -62,6 +63,14 @@ def test_the_cache_holds_each_crop_beside_its_own_label(utkface: Path, tmp_path:
     assert set(faces.split) <= {"train", "validation", "test"}
 
 
+def test_a_set_that_an_archive_holds_twice_counts_once(utkface: Path, tmp_path: Path) -> None:
+    shutil.copytree(utkface, tmp_path / "both/UTKFace")
+    shutil.copytree(utkface, tmp_path / "both/utkface_aligned_cropped/UTKFace")
+    once, _ = data.prepare(tmp_path / "once", utkface)
+    both, _ = data.prepare(tmp_path / "twice", tmp_path / "both")
+    assert both.digest() == once.digest()
+
+
 def test_the_archive_gives_what_its_folder_gives(utkface: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "UTKFace.tar.gz", "w:gz") as archive:
         archive.add(utkface, "UTKFace")
@@ -81,6 +90,16 @@ def test_a_reader_of_the_cache_keeps_its_faces_while_others_are_prepared(
     assert len(again) == 3
     assert np.array_equal(faces.crops, before)
     assert again.digest() != faces.digest()
+
+
+def test_an_archive_that_was_damaged_is_said_to_be_none(utkface: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "UTKFace.tar.xz", "w:xz") as archive:
+        archive.add(utkface, "UTKFace")
+    damaged = bytearray((tmp_path / "UTKFace.tar.xz").read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    (tmp_path / "UTKFace.tar.xz").write_bytes(damaged)
+    with pytest.raises(TrainingError, match="is no archive, or not a whole one"):
+        data.prepare(tmp_path / "cache", tmp_path / "UTKFace.tar.xz")
 
 
 def test_what_cannot_be_prepared_is_said_so(tmp_path: Path) -> None:

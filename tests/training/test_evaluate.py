@@ -11,6 +11,7 @@ from training.evaluate import (
     MEASURES,
     Gap,
     Group,
+    Measured,
     Outcome,
     as_json,
     by_group,
@@ -20,6 +21,8 @@ from training.evaluate import (
     largest_gaps,
     measure,
 )
+
+NOT_INSTALLED = "the training job's packages are not installed: `make env-train`"
 
 
 def outcome(
@@ -240,3 +243,13 @@ def test_a_model_is_measured_on_the_test_split_alone_and_as_the_service_reads_it
     (utkface, _) = measure(Halves(), "median", interval, faces)
     # Half lies below every age from 20.5 to 39.5: the last of them is the median.
     assert utkface.all.figures["age_mae"].value == pytest.approx((9.5 + 5.5) / 2)
+
+
+def test_faces_of_unknown_race_have_their_tables_but_that_by_race() -> None:
+    report = pytest.importorskip("training.report", reason=NOT_INSTALLED, exc_type=ModuleNotFoundError)
+    unknown = outcome(years=[3.0, 30.0], age=[1, 33], male=[False, True], race=["unknown", "unknown"])
+    groups = by_group(unknown, MEASURES[UTKFACE])
+    measured = Measured(UTKFACE, unknown, groups, expected_calibration_error(unknown), largest_gaps(unknown))
+    titles = [grid.title for grid in report.grids(measured)]
+    assert "UTKFace: By gender and by race" in titles
+    assert "UTKFace: By race and gender" not in titles

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 from pathlib import Path
 
 import pytest
+from face_images import write_chips
 from helpers import AGEGENDER, ASTRONAUT, PATIENCE, ROOT, environment
 
 
@@ -70,6 +72,20 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, empty_cache: P
     )
     said = fail(tmp_path, empty_cache, "prepare", "--utkface", ROOT / "app", "--cache", ASTRONAUT / "cache")
     assert said == f"{ASTRONAUT}/cache cannot be used (Not a directory): check its path and rights."
+
+
+def test_a_full_disk_is_said_to_be_full(tmp_path: Path, empty_cache: Path) -> None:
+    pytest.importorskip(
+        "matplotlib", reason="the training job's packages are not installed: `make env-train`"
+    )
+    write_chips(tmp_path / "chips", 20)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, most))  # the system then refuses as a full disk does
+    try:
+        said = fail(tmp_path, empty_cache, "prepare", "--utkface", tmp_path / "chips")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert said == "Nothing more can be written (File too large): make room, then do it again, or --resume."
 
 
 def test_what_comes_before_is_named(tmp_path: Path, empty_cache: Path) -> None:

@@ -40,3 +40,24 @@ def test_a_network_of_another_variant_is_refused(tmp_path: Path) -> None:
     with_probabilities(build("A")).save(tmp_path / "a.keras")
     with pytest.raises(TrainingError, match="a network of another variant than B"):
         fit.begin(Config("B", STAGES, init=str(tmp_path / "a.keras")))
+
+
+@pytest.mark.parametrize(
+    ("variant", "init", "said"),
+    [
+        ("A", "runs/Typo", "neither a run's folder nor a .keras file"),
+        ("B", "runs/Typo", "neither a run's folder nor a .keras file"),
+        ("B", __file__, "holds no weights of MobileNetV2"),
+    ],
+)
+def test_what_are_no_first_weights_is_said_to_be_none(variant: Variant, init: str, said: str) -> None:
+    with pytest.raises(TrainingError, match=said):
+        fit.begin(Config(variant, STAGES, init=init))
+
+
+def test_a_run_does_not_empty_the_folder_that_it_would_learn_from(faces: data.Faces, tmp_path: Path) -> None:
+    fit.train(Config("A", STAGES, batch_size=8), faces, tmp_path / "A", resume=False, log=print)
+    again = Config("A", STAGES, init=str(tmp_path / "B/../A"), batch_size=8)
+    with pytest.raises(TrainingError, match="name another --runs"):
+        fit.train(again, faces, tmp_path / "A", resume=False, log=print)
+    assert fit.load_best(tmp_path / "A")

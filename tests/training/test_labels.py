@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -65,13 +66,29 @@ def test_fairface_labels_come_from_every_table_of_the_folder(tmp_path: Path) -> 
     }
 
 
-def test_an_age_that_is_no_bin_is_named(tmp_path: Path) -> None:
-    (tmp_path / "fairface_label_train.csv").write_text(
-        "file,age,gender,race\ntrain/1.jpg,unknown,Male,Black\n"
-    )
-    with pytest.raises(
-        TrainingError, match=r"fairface_label_train\.csv says the age 'unknown' of train/1\.jpg"
-    ):
+def test_a_table_that_a_spreadsheet_wrote_is_read(tmp_path: Path) -> None:
+    table = "file,age,gender,race\r\ntrain/1.jpg,20-29,male,Black\r\n"
+    (tmp_path / "fairface_label_train.csv").write_bytes(b"\xef\xbb\xbf" + table.encode())
+    assert read_fairface_labels(tmp_path) == {"train/1.jpg": Label(20, 29, True, "Black")}
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (
+            "file,age,gender,race\ntrain/1.jpg,unknown,Male,Black\n",
+            "fairface_label_train.csv says the age 'unknown' and the gender 'Male' of train/1.jpg: ",
+        ),
+        ("file,age,gender,race\ntrain/1.jpg,20-29,M,Black\n", "the gender 'M' of train/1.jpg"),
+        ("file,age,gender,race\ntrain/1.jpg\n", "the age None and the gender None of train/1.jpg"),
+        ("file,age\ntrain/1.jpg,20-29\n", "fairface_label_train.csv has no column gender, race"),
+        ("", "fairface_label_train.csv has no column age, file, gender, race"),
+    ],
+    ids=["no bin", "no gender", "a short row", "missing columns", "empty"],
+)
+def test_a_table_that_says_something_else_is_named(tmp_path: Path, table: str, said: str) -> None:
+    (tmp_path / "fairface_label_train.csv").write_text(table)
+    with pytest.raises(TrainingError, match=re.escape(said)):
         read_fairface_labels(tmp_path)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from face_images import write_chips
 from helpers import ASTRONAUT, YUNET, Server, needs_yunet
+from tiny_models import put_model
 from typer.testing import CliRunner, Result
 
 pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
@@ -110,6 +111,15 @@ def test_a_service_is_started_where_none_is_named(originals: Path, models_folder
     result = call(f"--utkface={originals / 'UTKFace'}", *options, "--split=validation")
     images = len(data.load(originals / "cache").indices("validation", UTKFACE))
     assert f"UTKFace: {images} images of the validation split" in " ".join(result.output.split())
+
+
+@needs_yunet
+def test_a_model_is_measured_where_it_is_the_only_one(originals: Path, tmp_path: Path) -> None:
+    put_model(tmp_path, "age_gender_A")
+    options = (f"--yunet={YUNET}", f"--models={tmp_path}", f"--cache={originals / 'cache'}")
+    asked = ["evaluate-service", "age_gender_A", f"--fairface={originals / 'fairface'}", *options]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.output
 
 
 @needs_yunet
