@@ -333,13 +333,18 @@ def test_the_end_of_the_line_that_held_a_key_is_no_part_of_it(
 
 
 def test_ctrl_c_does_not_wait_for_a_service_that_does_not_answer(cache: Path) -> None:
+    # Where tests run in the background it is ignored, and by what they start too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with socket.create_server(("127.0.0.1", 0)) as service:
-        waiting = subprocess.Popen(
-            [AGEGENDER, "predict", f"--url=http://127.0.0.1:{service.getsockname()[1]}", ASTRONAUT],
-            env=environment(cache),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        try:
+            waiting = subprocess.Popen(
+                [AGEGENDER, "predict", f"--url=http://127.0.0.1:{service.getsockname()[1]}", ASTRONAUT],
+                env=environment(cache),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
         connection, _ = service.accept()
         with connection:
             assert connection.recv(1)
