@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -41,9 +42,6 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 MANY = 10
 """From so many files on, a terminal shows how far it is."""
-
-_INTERRUPTED = 130
-"""How a command ends by Ctrl-C, as shells count it."""
 
 _METAVARS: dict[Any, str] = {bool: "BOOLEAN", int: "INTEGER", int | None: "INTEGER", float: "NUMBER"}
 
@@ -203,7 +201,7 @@ def predict(
         # An end in order would wait for threads that wait for the service.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        os._exit(_INTERRUPTED)
+        os._exit(128 + signal.SIGINT)
     if failed:
         raise typer.Exit(1)
 

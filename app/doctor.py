@@ -210,7 +210,7 @@ def _ports(settings: Settings) -> Iterator[Finding]:
         try:
             bind(settings.host, port, setting).close()
         except CannotListen as error:
-            if setting == "port" and _is_ready(settings.host, port):
+            if setting == "port" and _serves(settings.host, port):
                 yield _ok(f"port {port} on {settings.host} is in use by this service, which is ready.")
             elif setting == "metrics_port" and _shows_metrics(settings.host, port):
                 yield _ok(f"port {port} on {settings.host} is in use by this service's metrics.")
@@ -220,7 +220,7 @@ def _ports(settings: Settings) -> Iterator[Finding]:
             yield _ok(f"port {port} on {settings.host} is free.")
 
 
-def _is_ready(host: str, port: int) -> bool:
+def _serves(host: str, port: int) -> bool:
     try:
         return is_ready(_get(host, port, "/health/ready"))
     except (httpx.HTTPError, AgeGenderError):

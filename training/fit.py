@@ -421,15 +421,15 @@ def begin(config: Config) -> keras.Model:
             raise TrainingError(f"{init} holds a network of another variant than {config.variant}.")
         network.set_weights(earlier.get_layer(network.name).get_weights())
         return network
-    if init is not None and (config.variant == "A" or (init != "imagenet" and not Path(init).is_file())):
+    if init is None or (config.variant == "B" and init == "imagenet"):
+        return build(config.variant, config.dropout, init)
+    if config.variant == "A" or not Path(init).is_file():
         raise TrainingError(
             f"{init} is neither a run's folder nor a .keras file, nor weights of B's backbone."
         )
     try:
         return build(config.variant, config.dropout, init)
     except (OSError, ValueError) as error:
-        if init is None or init == "imagenet":
-            raise
         raise TrainingError(f"{init} holds no weights of MobileNetV2 without its top.") from error
 
 

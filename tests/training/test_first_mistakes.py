@@ -79,12 +79,14 @@ def test_a_full_disk_is_said_to_be_full(tmp_path: Path, empty_cache: Path) -> No
         "matplotlib", reason="the training job's packages are not installed: `make env-train`"
     )
     write_chips(tmp_path / "chips", 20)
-    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, most))  # the system then refuses as a full disk does
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (200_000, before[1])
+    )  # the system then refuses as a full disk does
     try:
         said = fail(tmp_path, empty_cache, "prepare", "--utkface", tmp_path / "chips")
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert said == "Nothing more can be written (File too large): make room, then do it again, or --resume."
 
 
