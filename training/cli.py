@@ -161,7 +161,7 @@ def train(
         str | None,
         typer.Option(
             help="InsightFace's w600k_mbf.onnx, a face recognition network: what heads on its features say "
-            "of age and gender is learned beside the labels, and so are the features."
+            "of age and gender is learned in the labels' place, and so are the features."
         ),
     ] = None,
     epochs: Annotated[

@@ -366,7 +366,12 @@ def train(
             shuffle=False,
             callbacks=[MovingAverage(config.average_decay)],
         )
-        entry = {"epoch": epoch + 1, "size": augment.size, "loss": float(fitted.history["loss"][0])}
+        loss = float(fitted.history["loss"][0])
+        if not math.isfinite(loss):  # nor is any weight, from there on
+            raise TrainingError(
+                f"The loss grew beyond all numbers in epoch {epoch + 1}: begin anew with a lower --peak-learning-rate."
+            )
+        entry = {"epoch": epoch + 1, "size": augment.size, "loss": loss}
         entry |= validate(averaged, faces, config.side) | {"seconds": time.monotonic() - started}
         history.append(entry)
         # The history says which weights belong to it, so a kill between two files costs at most an epoch.

@@ -224,6 +224,13 @@ def test_faces_other_than_those_it_learned_from_are_refused(trained: Workshop, t
         fit.train(fit.DEFAULTS["A"], faces, tmp_path / "run", resume=False, log=print)
 
 
+def test_a_run_stops_where_its_loss_is_no_number_any_more(trained: Workshop, tmp_path: Path) -> None:
+    config = fit.Config("A", ((32, 9),), batch_size=8, peak_learning_rate=1e30)
+    with pytest.raises(TrainingError, match="begin anew with a lower --peak-learning-rate"):
+        fit.train(config, data.load(trained.cache), tmp_path, resume=False, log=print)
+    assert not (tmp_path / fit.BEST_FILE).exists()
+
+
 def test_calibration_can_be_looked_at(trained: Workshop) -> None:
     result = trained.call("calibrate", KEY)
     assert result.exit_code == 0, result.output
