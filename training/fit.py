@@ -364,14 +364,13 @@ def train(
             epochs=1,
             verbose="auto",
             shuffle=False,
-            callbacks=[MovingAverage(config.average_decay)],
+            callbacks=[keras.callbacks.TerminateOnNaN(), MovingAverage(config.average_decay)],
         )
-        loss = float(fitted.history["loss"][0])
-        if not math.isfinite(loss):  # nor is any weight, from there on
+        if trainee.stop_training:
             raise TrainingError(
                 f"The loss grew beyond all numbers in epoch {epoch + 1}: begin anew with a lower --peak-learning-rate."
             )
-        entry = {"epoch": epoch + 1, "size": augment.size, "loss": loss}
+        entry = {"epoch": epoch + 1, "size": augment.size, "loss": float(fitted.history["loss"][0])}
         entry |= validate(averaged, faces, config.side) | {"seconds": time.monotonic() - started}
         history.append(entry)
         # The history says which weights belong to it, so a kill between two files costs at most an epoch.
