@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import lzma
 import math
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,8 +215,10 @@ def as_folder(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             with tarfile.open(path) as archive:
-                archive.extractall(folder, filter="data")
-        except (EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
+                for member in archive:
+                    archive.extract(member, folder, filter="data")
+                check_rest(archive)
+        except (EOFError, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
             raise TrainingError(
                 f"{path} is no archive, or not a whole one: name the data set's folder or its archive as downloaded."
             ) from error
@@ -225,3 +228,14 @@ def as_folder(path: Path) -> Iterator[Path]:
                 "downloaded."
             ) from error
         yield Path(folder)
+
+
+def check_rest(archive: tarfile.TarFile) -> None:
+    """Reads on to the end, which compares the checksum of what was compressed: tarfile stops before it.
+
+    Raises tarfile.ReadError if more than padding is left, as after a damaged header, which tarfile takes for the end,
+    and what the decompressor raises.
+    """
+    while rest := cast("IO[bytes]", archive.fileobj).read(1 << 20):
+        if rest.strip(b"\0"):
+            raise tarfile.ReadError("members are left")
