@@ -44,6 +44,13 @@ def decode(data: bytes | memoryview, max_pixels: int = 40_000_000) -> NDArray[np
         )
     # What follows the image in the file, no decoder needs to see.
     encoded = np.frombuffer(data, np.uint8)[: header.end]
+    if (
+        header.animation
+    ):  # OpenCV reads animations itself, and takes damaged ones for whole; libpng reads the picture
+        still = np.ones(len(encoded), np.bool_)
+        for part in header.animation:
+            still[part] = False
+        encoded = encoded[still]
     image = _pixels(encoded, header)
     if header.format == "JPEG" and _looks_filled(image):
         noisy = np.concatenate([encoded[:-2], np.frombuffer(_JPEG_NOISE, np.uint8), encoded[-2:]])

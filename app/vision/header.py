@@ -47,6 +47,8 @@ class Header:
     """AVIF: the pixels that its streams may make a decoder hold, whatever width and height say."""
     bytes_per_pixel: int = 6
     """What decoding takes at its height, as measured: at least the 8-bit colours, twice."""
+    animation: tuple[slice, ...] = ()
+    """PNG: where `data` has what only an animation needs; the rest is a still picture."""
 
     @property
     def pixels(self) -> int:
@@ -160,16 +162,16 @@ def _png(view: memoryview) -> Header:
     transparent = colour in (4, 6)
     orientation = 1
     compressed = 0
-    animated = False
+    animation: list[slice] = []
     position = 8
     for _ in range(_MAX_PARTS):
         length, kind = struct.unpack_from(">I4s", view, position)
         body = view[position + 8 : position + 8 + length]
-        position += length + 12
+        chunk = slice(position, position + length + 12)
+        position = chunk.stop
         if position > len(view):
             raise IndexError
         if kind == b"IEND":
-            bytes_per_pixel = (8 if depth < 16 else 16) if transparent else 6
             return Header(
                 "PNG",
                 width,
@@ -178,14 +180,15 @@ def _png(view: memoryview) -> Header:
                 orientation,
                 transparent,
                 depth,
-                bytes_per_pixel=2 * bytes_per_pixel if animated else bytes_per_pixel,
+                bytes_per_pixel=(8 if depth < 16 else 16) if transparent else 6,
+                animation=tuple(animation),
             )
         if kind == b"tRNS":
             transparent = True
         elif kind == b"eXIf":
             orientation = _exif_orientation(body)
-        elif kind == b"acTL":
-            animated = True
+        elif kind in (b"acTL", b"fcTL", b"fdAT"):
+            animation.append(chunk)
         elif kind in (b"zTXt", b"iCCP") or (kind == b"iTXt" and _is_compressed(body)):
             compressed += 1
             if compressed > _MAX_COMPRESSED_CHUNKS:
