@@ -8,6 +8,7 @@ import lzma
 import math
 import tarfile
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,14 +80,18 @@ class Summary:
 
 
 def load(cache: Path) -> Faces:
-    """Open a cache that `prepare` wrote; raises TrainingError where there is none."""
+    """Open a cache that `prepare` wrote; raises TrainingError where there is none, or a damaged one."""
     if not (cache / LABELS_FILE).is_file():
         raise TrainingError(f"{cache} holds no prepared faces: run `agegender-train prepare` first.")
-    with np.load(cache / LABELS_FILE) as labels:
-        columns = {name: labels[name] for name in labels.files}
-    shape = (len(columns["name"]), CROP_SIZE, CROP_SIZE, 3)
-    crops = np.memmap(cache / CROPS_FILE, np.uint8, "r", shape=shape)
-    return Faces(crops=crops, **columns)
+    try:
+        with np.load(cache / LABELS_FILE) as labels:
+            columns = {name: labels[name] for name in labels.files}
+        crops = np.memmap(cache / CROPS_FILE, np.uint8, "r")
+        return Faces(crops=crops.reshape(len(columns["name"]), CROP_SIZE, CROP_SIZE, 3), **columns)
+    except (EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise TrainingError(
+            f"{cache} is damaged, or of another version: run `agegender-train prepare` again."
+        ) from error
 
 
 def prepare(
@@ -102,27 +107,29 @@ def prepare(
     names: list[str] = []
     datasets: list[str] = []
     hashes: list[NDArray[np.uint64]] = []
-    summaries: dict[str, Summary] = {}
-    partial = cache / f"partial.{CROPS_FILE}"
-    with partial.open("wb") as crops:
+    summaries = {UTKFACE: Summary()}
+    sources = {UTKFACE: _utkface(utkface, summaries[UTKFACE])}
+    if fairface is not None:
+        if detector is None:
+            raise ValueError("FairFace's images are not aligned: a detector is needed to crop them")
+        summaries[FAIRFACE] = Summary()
+        sources[FAIRFACE] = _fairface(fairface, detector, summaries[FAIRFACE])
 
-        def add(dataset: str, faces: Iterator[tuple[str, Label, NDArray[np.uint8]]]) -> None:
-            for name, label, crop in faces:
-                crops.write(crop.tobytes())
-                labels.append(label)
-                names.append(name)
-                datasets.append(dataset)
-                hashes.append(perceptual_hashes(crop))
+    def write(partial: Path) -> None:
+        with partial.open("wb") as crops:
+            for dataset, faces in sources.items():
+                for name, label, crop in faces:
+                    crops.write(crop.tobytes())
+                    labels.append(label)
+                    names.append(name)
+                    datasets.append(dataset)
+                    hashes.append(perceptual_hashes(crop))
+        if not labels:
+            raise TrainingError(f"{utkface} holds no usable face: is it UTKFace's archive or folder?")
+        # Labels never stand beside crops that are not theirs: without labels there is no cache.
+        (cache / LABELS_FILE).unlink(missing_ok=True)
 
-        summaries[UTKFACE] = Summary()
-        add(UTKFACE, _utkface(utkface, summaries[UTKFACE]))
-        if fairface is not None:
-            if detector is None:
-                raise ValueError("FairFace's images are not aligned: a detector is needed to crop them")
-            summaries[FAIRFACE] = Summary()
-            add(FAIRFACE, _fairface(fairface, detector, summaries[FAIRFACE]))
-    if not labels:
-        raise TrainingError(f"{utkface} holds no usable face: is it UTKFace's archive or folder?")
+    write_aside(cache / CROPS_FILE, write)
     columns: dict[str, Any] = {
         "age_low": np.array([label.age_low for label in labels]),
         "age_high": np.array([label.age_high for label in labels]),
@@ -132,9 +139,6 @@ def prepare(
         "split": assign_splits(names, np.array(hashes)),
         "name": np.array(names),
     }
-    # Labels never stand beside crops that are not theirs: without labels there is no cache.
-    (cache / LABELS_FILE).unlink(missing_ok=True)
-    partial.replace(cache / CROPS_FILE)
     write_aside(cache / LABELS_FILE, lambda path: np.savez(path, **columns))
     return load(cache), summaries
 
@@ -148,11 +152,18 @@ def utkface_files(folder: Path) -> list[tuple[str, Path, Label | None]]:
     return [(name, file, parse_utkface_name(name)) for name, file in sorted(files.items())]
 
 
-def fairface_files(folder: Path) -> list[tuple[str, Path, Label]]:
-    """Name, path and label of each image of FairFace. Raises TrainingError where there is no table of them."""
-    root = next((table.parent for table in sorted(folder.rglob("fairface_label_*.csv"))), folder)
-    labels = sorted(read_fairface_labels(root).items())
-    return [(f"{FAIRFACE}/{name}", root / name, label) for name, label in labels]
+def fairface_files(folder: Path) -> list[tuple[str, Path, Label | None]]:
+    """Name, path and label of each image of FairFace, None where no table says one.
+
+    Raises TrainingError where there is no table, or there are several sets of them.
+    """
+    roots = sorted({table.parent for table in folder.rglob("fairface_label_*.csv")}) or [folder]
+    if len(roots) > 1:
+        raise TrainingError(f"{roots[0]} and {roots[1]} both hold tables of FairFace: name the one to read.")
+    labels: dict[str, Label | None] = dict(read_fairface_labels(roots[0]))
+    for file in roots[0].rglob("*.jpg"):
+        labels.setdefault(file.relative_to(roots[0]).as_posix(), None)
+    return [(f"{FAIRFACE}/{name}", roots[0] / name, label) for name, label in sorted(labels.items())]
 
 
 def _utkface(path: Path, summary: Summary) -> Iterator[tuple[str, Label, NDArray[np.uint8]]]:
@@ -175,6 +186,9 @@ def _fairface(
 ) -> Iterator[tuple[str, Label, NDArray[np.uint8]]]:
     with as_folder(path) as folder:
         for name, file, label in track(fairface_files(folder), "FairFace"):
+            if label is None:
+                summary.malformed.append(name)
+                continue
             image = read_image(file, name, summary)
             if image is None:
                 continue
@@ -233,9 +247,12 @@ def as_folder(path: Path) -> Iterator[Path]:
 def check_rest(archive: tarfile.TarFile) -> None:
     """Reads on to the end, which compares the checksum of what was compressed: tarfile stops before it.
 
-    Raises tarfile.ReadError if more than padding is left, as after a damaged header, which tarfile takes for the end,
-    and what the decompressor raises.
+    Raises tarfile.ReadError if members are left or the end is missing, since tarfile takes a damaged header and a cut
+    for the end, and what the decompressor raises.
     """
-    while rest := cast("IO[bytes]", archive.fileobj).read(1 << 20):
+    file = cast("IO[bytes]", archive.fileobj)
+    if file.tell() < archive.offset + tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("the end is missing")
+    while rest := file.read(1 << 20):
         if rest.strip(b"\0"):
             raise tarfile.ReadError("members are left")

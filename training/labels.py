@@ -6,10 +6,20 @@ import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from training.errors import TrainingError
 
 UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Others")
+FAIRFACE_RACES = (
+    "White",
+    "Black",
+    "Latino_Hispanic",
+    "East Asian",
+    "Southeast Asian",
+    "Indian",
+    "Middle Eastern",
+)
 UNKNOWN_RACE = "unknown"
 OLDEST = 116
 """The highest age in UTKFace; anything above is a typing error."""
@@ -50,35 +60,47 @@ def parse_age_bin(text: str) -> tuple[int, int]:
     """
     if text == "more than 70":
         return 70, OLDEST
-    low, _, high = text.partition("-")
-    return int(low), int(high)
+    low, high = map(int, text.split("-"))
+    if low > high:
+        raise ValueError(f"{text} ends before it begins")
+    return low, high
 
 
 def read_fairface_labels(folder: Path) -> dict[str, Label]:
     """Labels of every `fairface_label_*.csv` in `folder`, by the image's path relative to it.
 
-    Raises TrainingError where there is no such file, or an age in it is no bin.
+    Raises TrainingError where there is no such file, or a row in it is not FairFace's.
     """
     tables = sorted(folder.glob("fairface_label_*.csv"))
     if not tables:
         raise TrainingError(f"{folder} has no fairface_label_train.csv: is it FairFace's archive or folder?")
     labels: dict[str, Label] = {}
     for table in tables:
-        with table.open(newline="", encoding="utf-8-sig") as lines:  # as Excel writes it, too
-            rows = csv.DictReader(lines)
-            missing = {"file", "age", "gender", "race"}.difference(rows.fieldnames or ())
-            if missing:
-                raise TrainingError(
-                    f"{table.name} has no column {', '.join(sorted(missing))}: see FairFace's own."
-                )
-            for row in rows:
-                try:
-                    low, high = parse_age_bin(row["age"] or "")
-                    male = {"male": True, "female": False}[(row["gender"] or "").lower()]
-                except (ValueError, KeyError):
+        try:
+            with table.open(newline="", encoding="utf-8-sig") as lines:  # as Excel writes it, too
+                rows = csv.DictReader(lines)
+                missing = {"file", "age", "gender", "race"}.difference(rows.fieldnames or ())
+                if missing:
                     raise TrainingError(
-                        f"{table.name} says the age {row['age']!r} and the gender {row['gender']!r} of {row['file']}: "
-                        "the one must be a bin, such as 20-29, the other Male or Female."
-                    ) from None
-                labels[row["file"]] = Label(low, high, male, row["race"] or UNKNOWN_RACE)
+                        f"{table.name} has no column {', '.join(sorted(missing))}: see FairFace's own."
+                    )
+                labels |= {row["file"]: _fairface_label(row, table.name) for row in rows}
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise TrainingError(
+                f"{table.name} is no table in UTF-8 ({error}): see FairFace's own."
+            ) from error
     return labels
+
+
+def _fairface_label(row: dict[str, Any], table: str) -> Label:
+    try:
+        low, high = parse_age_bin(row["age"] or "")
+        male = {"male": True, "female": False}[(row["gender"] or "").lower()]
+        if not row["file"] or row["race"] not in FAIRFACE_RACES:
+            raise ValueError("cut short")
+        return Label(low, high, male, row["race"])
+    except (ValueError, KeyError):
+        raise TrainingError(
+            f"{table} says the age {row['age']!r}, the gender {row['gender']!r} and the race {row['race']!r} of "
+            f"{row['file']}: they must be a bin, such as 20-29, Male or Female, and one of {', '.join(FAIRFACE_RACES)}."
+        ) from None

@@ -101,6 +101,16 @@ def test_an_archive_with_a_damaged_face_is_said_to_be_none(utkface: Path, tmp_pa
     )
 
 
+def test_an_archive_that_ends_behind_a_face_is_said_to_be_none(utkface: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "whole.tar", "w") as archive:
+        archive.add(utkface, "UTKFace")
+    with tarfile.open(tmp_path / "whole.tar") as archive:
+        tenth = archive.getmembers()[10].offset
+    (tmp_path / "UTKFace.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:tenth])
+    with pytest.raises(TrainingError, match="is no archive, or not a whole one"):
+        data.prepare(tmp_path / "cache", tmp_path / "UTKFace.tar")
+
+
 def test_an_archive_with_a_damaged_header_is_said_to_be_none(utkface: Path, tmp_path: Path) -> None:
     """Which looks like the archive's end: the faces behind it must not be missed in silence."""
     with tarfile.open(tmp_path / "UTKFace.tar", "w", format=tarfile.GNU_FORMAT) as archive:
@@ -125,6 +135,7 @@ def test_what_cannot_be_prepared_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(TrainingError, match="holds no usable face"):
         data.prepare(tmp_path / "cache", tmp_path / "empty")
+    assert not list((tmp_path / "cache").iterdir())
     with pytest.raises(TrainingError, match="run `agegender-train prepare` first"):
         data.load(tmp_path / "cache")
 
@@ -139,6 +150,24 @@ def test_fairface_is_cropped_and_those_without_a_face_are_counted(tmp_path: Path
     row = faces.indices(faces.split[2], "fairface")[0]
     assert (faces.name[row], faces.age_low[row], faces.age_high[row]) == ("fairface/train/1.jpg", 40, 49)
     assert (faces.race[row], bool(faces.male[row])) == ("White", False)
+
+
+def test_images_that_no_table_of_fairface_names_are_counted(tmp_path: Path) -> None:
+    write_chips(tmp_path / "UTKFace", 2)
+    fairface = photographs(tmp_path / "fairface")
+    table = fairface / "fairface_label_train.csv"
+    table.write_text(table.read_text().partition("train/2.jpg")[0])
+    _, summaries = data.prepare(tmp_path / "cache", tmp_path / "UTKFace", fairface, Haar())
+    assert summaries["fairface"].used == 1
+    assert summaries["fairface"].malformed == ["fairface/train/2.jpg", "fairface/train/3.jpg"]
+
+
+def test_two_sets_of_tables_are_not_read_as_one(tmp_path: Path) -> None:
+    write_chips(tmp_path / "UTKFace", 2)
+    for part in ("one", "other"):
+        photographs(tmp_path / "fairface" / part)
+    with pytest.raises(TrainingError, match=r"one and .*other both hold tables of FairFace"):
+        data.prepare(tmp_path / "cache", tmp_path / "UTKFace", tmp_path / "fairface", Haar())
 
 
 def photographs(folder: Path) -> Path:
