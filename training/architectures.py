@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import zipfile
+import zlib
+from typing import Literal, get_args
 
 import keras
 from keras import layers
@@ -39,11 +41,14 @@ def build(variant: Variant, dropout: float = 0.2, backbone: str | None = None) -
 def load_exported(file: str) -> keras.Model:
     """A model as `with_probabilities` makes it, out of its `.keras` file. Raises TrainingError."""
     try:
-        return keras.saving.load_model(file)
-    except (OSError, ValueError) as error:
+        model = keras.saving.load_model(file)
+        if model.name not in {f"age_gender_{variant}" for variant in get_args(Variant)}:
+            raise ValueError("a model of something else")
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise TrainingError(
             f"{file} is no model that can be read: name a .keras file that `agegender-train export` wrote."
         ) from error
+    return model
 
 
 def with_probabilities(

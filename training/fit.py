@@ -303,11 +303,10 @@ def train(
             raise TrainingError(
                 f"{run} was begun with other options or on other data: --resume needs the same."
             )
-    if not history:
-        (run / TEACHERS_FILE).unlink(missing_ok=True)
-    taught = teacher = None
-    if config.teachers:
-        taught = soft_targets(map(_served, config.teachers), faces, run / TEACHERS_FILE)
+    teachers: list[keras.Model] = []
+    if not history or not (run / TEACHERS_FILE).is_file():
+        teachers = [_served(path) for path in config.teachers]
+    teacher = None
     if config.recognizer is not None:
         teacher = prepare_teacher(config.recognizer, faces, run.parent, config.seed)
     keras.utils.set_random_seed(config.seed)
@@ -330,15 +329,17 @@ def train(
 
     if history:
         trainee.compile(optimizer=optimizer)
-        trainee.load_weights(_after_epoch(run, len(history)))
+        _load_weights(trainee, _after_epoch(run, len(history)))
         if best_epoch(history) == len(history):  # a kill may have come before they were kept
             write_aside(run / BEST_FILE, averaged.save_weights)
         log(f"going on after epoch {len(history)}")
     else:
-        for stale in (run / HISTORY_FILE, run / BEST_FILE, *run.glob("after_epoch_*")):
+        for stale in (run / HISTORY_FILE, run / BEST_FILE, run / TEACHERS_FILE, *run.glob("after_epoch_*")):
             stale.unlink(missing_ok=True)
         shutil.rmtree(run / EVENTS_FOLDER, ignore_errors=True)
         write_json(run / CONFIG_FILE, describe(config, faces))
+    # Last, so that what the folder keeps of teachers is never from others than its configuration names.
+    taught = soft_targets(teachers, faces, run / TEACHERS_FILE) if config.teachers else None
 
     losses: dict[str, Any] = {"age": age_loss, "gender": gender_loss}
     if teacher is not None:
@@ -391,13 +392,18 @@ def best_epoch(history: list[Entry]) -> int:
 
 
 def load_record(run: Path) -> tuple[dict[str, Any], list[Entry]]:
-    """What a run recorded of itself, and its history; raises TrainingError where there is no run."""
+    """What a run recorded of itself, and its history; raises TrainingError where there is no whole one."""
     if not has_run(run):
         raise TrainingError(f"{run} holds no run: run `agegender-train train` first.")
     history = run / HISTORY_FILE
-    return json.loads((run / CONFIG_FILE).read_text()), (
-        json.loads(history.read_text()) if history.is_file() else []
-    )
+    try:
+        record = json.loads((run / CONFIG_FILE).read_text())
+        Config.of_record(record)
+        return record, json.loads(history.read_text()) if history.is_file() else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{run} is damaged, or of another version: begin it anew, without --resume."
+        ) from error
 
 
 def has_run(run: Path) -> bool:
@@ -411,8 +417,16 @@ def load_best(run: Path) -> keras.Model:
     if not (run / BEST_FILE).is_file():
         raise TrainingError(f"{run} holds no finished epoch: run `agegender-train train` with --resume.")
     network = build(config.variant, config.dropout)
-    network.load_weights(run / BEST_FILE)
+    _load_weights(network, run / BEST_FILE)
     return network
+
+
+def _load_weights(model: keras.Model, file: Path) -> None:
+    """Raises TrainingError where they are not there, or not whole."""
+    try:
+        model.load_weights(file)
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(f"{file} is missing or damaged: begin the run anew, without --resume.") from error
 
 
 def begin(config: Config) -> keras.Model:

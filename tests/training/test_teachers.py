@@ -12,6 +12,7 @@ keras = pytest.importorskip("keras", reason="the training job's packages are not
 
 from training import data, fit
 from training.architectures import build, load_exported, with_probabilities
+from training.errors import TrainingError
 from training.fit import Batches, Config
 from training.splits import TRAIN
 from training.teachers import SoftTargets, soft_targets
@@ -77,6 +78,33 @@ def test_a_network_learns_from_its_teachers(faces: data.Faces, teachers: list[st
     plain = Config("A", stages=((32, 1),), batch_size=8)
     fit.train(plain, faces, tmp_path / "plain", resume=False, log=print)
     assert history[0]["loss"] < 0.8 * fit.load_record(tmp_path / "plain")[1][0]["loss"]
+
+
+def test_a_try_that_fails_leaves_the_run_and_its_teachers_answers_as_they_were(
+    faces: data.Faces, teachers: list[str], tmp_path: Path
+) -> None:
+    config = dataclasses.replace(CONFIG, teachers=(teachers[0],))
+    fit.train(config, faces, tmp_path, resume=False, log=print)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other = dataclasses.replace(CONFIG, teachers=(teachers[1],), init="typo.keras")
+    with pytest.raises(TrainingError, match=r"typo\.keras"):
+        fit.train(other, faces, tmp_path, resume=False, log=print)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert fit.TEACHERS_FILE in before
+
+
+def test_a_model_of_something_else_is_no_teacher(tmp_path: Path) -> None:
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
+    with pytest.raises(TrainingError, match=r"other\.keras is no model that can be read"):
+        load_exported(str(tmp_path / "other.keras"))
+
+
+def test_a_damaged_teacher_is_said_to_be_none(teachers: list[str], tmp_path: Path) -> None:
+    whole = Path(teachers[0]).read_bytes()
+    middle = len(whole) // 2
+    (tmp_path / "bad.keras").write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    with pytest.raises(TrainingError, match=r"bad\.keras is no model that can be read"):
+        load_exported(str(tmp_path / "bad.keras"))
 
 
 def test_a_folder_of_a_run_teaches_as_the_network_that_it_keeps(faces: data.Faces, tmp_path: Path) -> None:
