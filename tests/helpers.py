@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import socket
 import struct
 import subprocess
@@ -116,6 +117,17 @@ def check_problem(answer: httpx.Response, status: int, name: str, instance: str 
 
 def without_timings(answer: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in answer.items() if name != "timings_ms"}
+
+
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Of files that are written meanwhile, by processes begun too, the system refuses more than `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def environment(cache: Path, **extra: str) -> dict[str, str]:

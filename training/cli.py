@@ -6,6 +6,8 @@ import dataclasses
 import errno
 import json
 import re
+import signal
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from enum import StrEnum
@@ -351,6 +353,8 @@ def _print(grid: report.Grid) -> None:
 
 def main() -> None:
     """Entry point of `agegender-train`."""
+    # Or a stop would leave unpacked archives, and the service that was started, behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except ModuleNotFoundError as error:

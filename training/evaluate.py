@@ -261,7 +261,7 @@ def store(measured: Sequence[Measured], folder: Path) -> None:
 
 
 def measure(session: Session, estimate: AgeEstimate, interval: AgeInterval, faces: Faces) -> list[Measured]:
-    """Every figure on the test split of each data set that `faces` holds."""
+    """Every figure on the test split of each data set that `faces` holds. Raises TrainingError where it holds none."""
     result = []
     for dataset, measures in MEASURES.items():
         rows = faces.indices(TEST, dataset)
@@ -276,6 +276,8 @@ def measure(session: Session, estimate: AgeEstimate, interval: AgeInterval, face
                     largest_gaps(outcome),
                 )
             )
+    if not result:
+        raise TrainingError("No face is in the test split: prepare more.")
     return result
 
 

@@ -228,15 +228,16 @@ def _in_groups(
 def _write_features(network: keras.Model, faces: Faces, seed: int, path: Path) -> None:
     """(n, VIEWS, size) of the n training faces."""
     rows = faces.indices(TRAIN)
-    kept = np.lib.format.open_memmap(path, "w+", np.float16, (len(rows), VIEWS, network.output.shape[1]))
+    shape = (len(rows), VIEWS, network.output.shape[1])
     augment = Augment(seed=seed)
-    for start in track(range(0, len(rows), _BATCH), "recognizer"):
-        crops = np.asarray(faces.crops[rows[start : start + _BATCH]], np.float32)
-        views = [crops, np.ascontiguousarray(crops[:, :, ::-1])]
-        views += [augment.alter(crops) for _ in range(VIEWS - len(views))]
-        for place, view in enumerate(views):
-            kept[start : start + _BATCH, place] = network.predict_on_batch(aligned(view))
-    kept.flush()
+    with path.open("wb") as file:  # no memory map, in which a full disk would be the program's death
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        for start in track(range(0, len(rows), _BATCH), "recognizer"):
+            crops = np.asarray(faces.crops[rows[start : start + _BATCH]], np.float32)
+            views = [crops, np.ascontiguousarray(crops[:, :, ::-1])]
+            views += [augment.alter(crops) for _ in range(VIEWS - len(views))]
+            features = [network.predict_on_batch(aligned(view)) for view in views]
+            file.write(np.stack(features, axis=1).astype("<f2").tobytes())
 
 
 class _Features(keras.utils.PyDataset):

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -195,6 +196,40 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
     assert complaint in " ".join(result.output.split())
     assert "Traceback" not in result.output
     assert trained.history() == before
+
+
+@pytest.mark.parametrize(
+    ("file", "complaint"),
+    [
+        ("cache/labels.npz", "cache is damaged, or of another version: run `agegender-train prepare` again."),
+        (
+            "cache/crops.uint8",
+            "cache is damaged, or of another version: run `agegender-train prepare` again.",
+        ),
+        ("runs/A/config.json", "runs/A is damaged, or of another version: begin it anew, without --resume."),
+        ("runs/A/best.weights.h5", "best.weights.h5 is missing or damaged: begin the run anew"),
+    ],
+)
+def test_what_was_copied_by_half_is_said_to_be_damaged(
+    trained: Workshop, tmp_path: Path, file: str, complaint: str
+) -> None:
+    shop = Workshop(shutil.copytree(trained.folder, tmp_path / "shop"))
+    os.truncate(shop.folder / file, (shop.folder / file).stat().st_size // 2)
+    result = shop.call("calibrate", KEY)
+    assert result.exit_code == 1
+    assert complaint in " ".join(result.output.split())
+
+
+def test_without_faces_to_measure_on_the_figures_stay(exported: Workshop, tmp_path: Path) -> None:
+    shop = Workshop(shutil.copytree(exported.folder, tmp_path / "shop"))
+    write_chips(tmp_path / "few", 4)
+    faces, _ = data.prepare(shop.cache, tmp_path / "few")
+    assert not len(faces.indices("test"))
+    before = (shop.models / KEY / "evaluation.json").read_text()
+    result = shop.call("evaluate", KEY)
+    assert result.exit_code == 1
+    assert "No face is in the test split: prepare more." in " ".join(result.output.split())
+    assert (shop.models / KEY / "evaluation.json").read_text() == before
 
 
 @pytest.mark.parametrize(

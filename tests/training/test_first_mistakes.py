@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import resource
+import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from face_images import write_chips
-from helpers import AGEGENDER, ASTRONAUT, PATIENCE, ROOT, environment
+from helpers import AGEGENDER, ASTRONAUT, PATIENCE, ROOT, environment, full_disk
 
 
 def fail(tmp_path: Path, cache: Path, *arguments: object, **extra: str) -> str:
@@ -79,15 +80,32 @@ def test_a_full_disk_is_said_to_be_full(tmp_path: Path, empty_cache: Path) -> No
         "matplotlib", reason="the training job's packages are not installed: `make env-train`"
     )
     write_chips(tmp_path / "chips", 20)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (200_000, before[1])
-    )  # the system then refuses as a full disk does
-    try:
+    with full_disk(200_000):
         said = fail(tmp_path, empty_cache, "prepare", "--utkface", tmp_path / "chips")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert said == "Nothing more can be written (File too large): make room, then do it again, or --resume."
+    assert not list((tmp_path / "data/cache").iterdir())
+
+
+def test_a_stop_leaves_no_unpacked_archive_behind(tmp_path: Path, empty_cache: Path) -> None:
+    pytest.importorskip(
+        "matplotlib", reason="the training job's packages are not installed: `make env-train`"
+    )
+    os.mkfifo(
+        tmp_path / "UTKFace.tar"
+    )  # which never comes, so that the folder for it is there for long enough
+    (tmp_path / "aside").mkdir()
+    command = [AGEGENDER.with_name("agegender-train"), "prepare", "--utkface", tmp_path / "UTKFace.tar"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(empty_cache, TMPDIR=str(tmp_path / "aside"))
+    ) as process:
+        until = time.monotonic() + PATIENCE
+        while not list((tmp_path / "aside").iterdir()):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.terminate()
+    assert process.returncode == 143
+    assert not list((tmp_path / "aside").iterdir())
 
 
 def test_what_comes_before_is_named(tmp_path: Path, empty_cache: Path) -> None:
