@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test docs test-docker bench soak fuzz audit env-train models model-A model-B lint format lock clean
+.PHONY: serve test docs test-docker bench soak fuzz audit env-train models model-A model-B faces lint format lock clean
 
 serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 	-$(BIN)/agegender fetch-detector
@@ -66,7 +66,7 @@ models: model-B ## Make both models anew from UTKFACE=... and FAIRFACE=...
 # A learns from the labels first, then from B's answers beside them; B from both networks'; and in the end both from one
 # for face recognition: that is work for a GPU (KERAS_BACKEND=jax). Only the last of each are exported, and so see the
 # test split.
-model-A: $(RECOGNIZER) data/cache/labels.npz
+model-A: $(RECOGNIZER) faces
 	$(TRAIN) train B --init $(INIT) --epochs 96:5,128:6 --runs $(FIRST) --resume
 	$(TRAIN) train A --epochs 96:9 --runs $(FIRST) --resume
 	$(TRAIN) train A --init $(FIRST)/A --epochs 96:4 --runs $(SECOND) --resume
@@ -84,7 +84,8 @@ $(RECOGNIZER):
 	@echo "They learn from InsightFace's w600k_mbf.onnx, of its package buffalo_sc: name it, as in" \
 	  '`make models RECOGNIZER=w600k_mbf.onnx`.' >&2; exit 1
 
-data/cache/labels.npz: | $(VENV)/.train
+# Each time anew, since what is in the cache may be of other archives; of the same ones it is the same.
+faces: | $(VENV)/.train
 	$(if $(YUNET),,$(BIN)/agegender fetch-detector)
 	$(TRAIN) prepare --utkface $(UTKFACE) --fairface $(FAIRFACE) $(if $(YUNET),--yunet $(YUNET))
 
