@@ -204,6 +204,8 @@ def _answer(file: File, ask: Ask, annotate_into: Path | None, max_pixels: int) -
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 return f"Its annotated photograph would have too long a name, {file.annotated}."
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                path.unlink(missing_ok=True)  # half a picture
             raise CannotAnnotate(
                 f"Annotated photographs cannot be written into {annotate_into} ({error.strerror})."
             ) from error

@@ -4,7 +4,9 @@ import http.client
 import os
 import sys
 
-connection = http.client.HTTPConnection("127.0.0.1", int(os.environ.get("AGEGENDER_PORT", "8000")), timeout=2)
+connection = http.client.HTTPConnection(
+    "127.0.0.1", int(os.environ.get("AGEGENDER_PORT") or "8000"), timeout=2
+)
 try:
     connection.request("GET", "/health/ready")
     status = connection.getresponse().status

@@ -25,6 +25,7 @@ from helpers import (
     YUNET,
     Server,
     environment,
+    full_disk,
     grey,
     needs_yunet,
     pixels,
@@ -172,6 +173,15 @@ def test_a_photograph_too_wide_to_be_drawn_is_said_to_be_and_the_others_are_draw
     assert ended.returncode == 1
     assert ended.stderr == f"{wide}: A JPEG has at most 65500 pixels a side: this one cannot be annotated.\n"
     assert [path.name for path in into.iterdir()] == ["astronaut.annotated.jpg"]
+
+
+def test_a_full_disk_leaves_no_half_of_a_picture(models_folder: Path, cache: Path, tmp_path: Path) -> None:
+    with full_disk(20_000):
+        ended = predict(models_folder, cache, f"--annotate={tmp_path}", ASTRONAUT)
+    assert ended.returncode == 1
+    assert "cannot be written" in ended.stderr
+    assert "File too large" in ended.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_predict_draws_what_it_found_into_upright_copies(
