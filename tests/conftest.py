@@ -10,6 +10,17 @@ from helpers import YUNET, Server, build_site, serving
 from tiny_models import metadata, put_model, tiny_onnx
 
 
+def pytest_configure() -> None:
+    """Take out of the environment what would change what is tested."""
+    for name in list(os.environ):
+        if name.startswith(("AGEGENDER_", "OTEL_")) and name != "AGEGENDER_TEST_DOCKER":
+            del os.environ[name]
+    for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):  # with which Typer colours what it says
+        os.environ.pop(name, None)
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
+
+
 @pytest.fixture(scope="session")
 def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder whose A looks at red alone and whose B, the default, at all colours."""

@@ -346,6 +346,7 @@ def test_ctrl_c_does_not_wait_for_a_service_that_does_not_answer(cache: Path) ->
     # Where tests run in the background it is ignored, and by what they start too.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with socket.create_server(("127.0.0.1", 0)) as service:
+        service.settimeout(PATIENCE)
         try:
             waiting = subprocess.Popen(
                 [AGEGENDER, "predict", f"--url=http://127.0.0.1:{service.getsockname()[1]}", ASTRONAUT],
@@ -357,6 +358,7 @@ def test_ctrl_c_does_not_wait_for_a_service_that_does_not_answer(cache: Path) ->
             signal.signal(signal.SIGINT, before)
         connection, _ = service.accept()
         with connection:
+            connection.settimeout(PATIENCE)
             assert connection.recv(1)
             waiting.send_signal(signal.SIGINT)
             said, wrong = waiting.communicate(timeout=20)  # the service has a minute

@@ -6,17 +6,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from app import cores
 from app.settings import Settings
 
 
-@pytest.fixture(autouse=True)
-def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ:
-        if name.startswith("AGEGENDER_"):
-            monkeypatch.delenv(name)
-
-
-def test_without_any_only_this_machine_may_ask_and_workers_are_the_cores() -> None:
+def test_without_any_only_this_machine_may_ask_and_workers_are_the_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cores, "_CGROUP", tmp_path)  # a container may be allowed less
     settings = Settings()
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
     assert (settings.models, settings.default_model) == (Path("models"), "age_gender_B")

@@ -76,8 +76,9 @@ def test_64_requests_at_once_are_answered_as_one_after_the_other(server: Server)
 
 @pytest.fixture(scope="module")
 def narrow_server(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
-    """One worker and no queue: there is a single place."""
-    with serving(models_folder, empty_cache, "--workers=1", "--queue-size=0") as running:
+    """One worker, which takes its time over large images, and no queue: there is a single place."""
+    slow = "--detect-max-side=4000"
+    with serving(models_folder, empty_cache, "--workers=1", "--queue-size=0", slow) as running:
         yield running
 
 
@@ -93,7 +94,7 @@ def test_a_caller_who_leaves_while_sending_is_forgotten(narrow_server: Server, s
 
 
 def test_a_caller_who_leaves_while_waiting_is_not_waited_for(narrow_server: Server) -> None:
-    huge = jpeg(grey(200, 8000, 5000))  # takes a good part of a second
+    huge = jpeg(grey(200, 8000, 5000))  # takes seconds
     upload = Upload(narrow_server, length=len(huge), **{"X-Request-ID": "left-while-waiting"})
     upload.send(huge)
     for _ in range(5):  # turns of the server's event loop, in which it hands the image to the worker
@@ -180,12 +181,13 @@ def test_a_model_dropped_into_the_folder_is_there_after_a_restart(tmp_path: Path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads cannot be placed")
-@pytest.mark.skipif(os.cpu_count() == 1, reason="there is one core only")
 @pytest.mark.parametrize("spare", [0, 1])
 def test_workers_have_a_core_each_where_there_are_as_many(
     models_folder: Path, empty_cache: Path, spare: int
 ) -> None:
     cores = sorted(os.sched_getaffinity(0))
+    if len(cores) == 1:
+        pytest.skip("there is one core only")
     with serving(models_folder, empty_cache, f"--workers={len(cores) + spare}") as server:
         threads = [int(name) for name in os.listdir(f"/proc/{server.process.pid}/task")]
         placed = [os.sched_getaffinity(thread) for thread in threads]

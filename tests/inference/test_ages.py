@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.inference.ages import AGES, AgeInterval, EndCorrection, expectation, quantiles, read_ages
@@ -14,6 +14,7 @@ def one_age(age: int) -> np.ndarray:
     return distribution
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100))
 def test_a_certain_age_is_that_age_and_fills_its_year(age: int) -> None:
     assert expectation(one_age(age))[0] == age
@@ -36,6 +37,7 @@ def test_probabilities_that_add_up_only_nearly_give_the_same_ages() -> None:
     assert quantiles(one_age(70) * np.float32(0.999), (0.9,))[0] == pytest.approx(70.4)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(0.001, 1), min_size=AGES, max_size=AGES),
     st.floats(0.01, 0.99),
@@ -97,6 +99,7 @@ def test_the_ends_are_moved_along_the_correction(
     assert corrected(ends) == pytest.approx(moved)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(0, 1), min_size=AGES, max_size=AGES).filter(lambda weights: sum(weights) > 0.1),
     st.sampled_from(["expectation", "median"]),

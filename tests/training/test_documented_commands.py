@@ -43,7 +43,7 @@ def clone(tmp_path: Path) -> Path:
 def test_from_a_folder_of_faces_to_an_answer(clone: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("needs curl")
-    env = environment(clone / "cache", AGEGENDER_PORT="0", NO_PROXY="localhost", COLUMNS="120")
+    env = environment(clone / "cache", AGEGENDER_PORT="0", COLUMNS="120")
     said: dict[str, str] = {}
     server: subprocess.Popen[str] | None = None
     address = ""

@@ -23,6 +23,7 @@ CONFIG = Config("A", stages=((32, 1),), batch_size=8)
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Two networks that have learned nothing, and differ."""
+    keras.utils.set_random_seed(0)
     files = []
     for name in ("first", "second"):
         files.append(str(tmp_path_factory.mktemp(name) / "teacher.keras"))
