@@ -132,9 +132,9 @@ def prepare(
         files.add_row(name, str(summary.used), *(str(len(names)) for names in dropped))
     out.print(files)
     for name, summary in summaries.items():
-        for what in ("repaired", "malformed", "unreadable"):
+        for what in ("repaired", "malformed", "unreadable", "no_face"):
             for file in getattr(summary, what):
-                out.print(f"{name}, {what}: {file}", highlight=False, markup=False)
+                out.print(f"{name}, {what.replace('_', ' ')}: {file}", highlight=False, markup=False)
     _print(report.split_counts(faces))
     picture = cache / "age_distribution.png"
     plots.age_distribution(faces, picture)

@@ -231,7 +231,7 @@ def as_folder(path: Path) -> Iterator[Path]:
             with tarfile.open(path) as archive:
                 for member in archive:
                     archive.extract(member, folder, filter="data")
-                check_rest(archive)
+                _check_rest(archive)
         except (EOFError, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
             raise TrainingError(
                 f"{path} is no archive, or not a whole one: name the data set's folder or its archive as downloaded."
@@ -244,7 +244,7 @@ def as_folder(path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def check_rest(archive: tarfile.TarFile) -> None:
+def _check_rest(archive: tarfile.TarFile) -> None:
     """Reads on to the end, which compares the checksum of what was compressed: tarfile stops before it.
 
     Raises tarfile.ReadError if members are left or the end is missing, since tarfile takes a damaged header and a cut

@@ -44,9 +44,8 @@ def decode(data: bytes | memoryview, max_pixels: int = 40_000_000) -> NDArray[np
         )
     # What follows the image in the file, no decoder needs to see.
     encoded = np.frombuffer(data, np.uint8)[: header.end]
-    if (
-        header.animation
-    ):  # OpenCV reads animations itself, and takes damaged ones for whole; libpng reads the picture
+    if header.animation:
+        # OpenCV's own reader of animations takes damaged ones for whole; a still picture goes to libpng.
         still = np.ones(len(encoded), np.bool_)
         for part in header.animation:
             still[part] = False
