@@ -113,7 +113,11 @@ def _found(name: str) -> Iterator[File]:
         files = {os.path.normpath(file.name): file for match in matches for file in _found(match)}
         below = _below(name)
         for path, file in files.items():
-            yield replace(file, annotated=str(Path(os.path.relpath(path, below)).with_suffix(_ANNOTATED)))
+            if file.problem is None:
+                file = replace(
+                    file, annotated=str(Path(os.path.relpath(path, below)).with_suffix(_ANNOTATED))
+                )
+            yield file
         if not matches:
             yield File(name, problem="No file has a name of this pattern.")
 

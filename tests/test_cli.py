@@ -184,6 +184,17 @@ def test_a_full_disk_leaves_no_half_of_a_picture(models_folder: Path, cache: Pat
     assert not list(tmp_path.iterdir())
 
 
+def test_a_pattern_that_finds_an_empty_folder_says_so_and_the_others_are_read(
+    models_folder: Path, cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photographs" / "deeper").mkdir(parents=True)
+    ended = predict(models_folder, cache, "--csv", ASTRONAUT, tmp_path / "photographs" / "**")
+    assert ended.returncode == 1
+    assert "The folder holds no JPEG" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert f"{ASTRONAUT}," in ended.stdout
+
+
 def test_predict_draws_what_it_found_into_upright_copies(
     models_folder: Path, cache: Path, junk: Path, tmp_path: Path
 ) -> None:
