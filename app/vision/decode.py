@@ -43,13 +43,7 @@ def decode(data: bytes | memoryview, max_pixels: int = 40_000_000) -> NDArray[np
             f"allowed{kind}. Send a smaller one."
         )
     # What follows the image in the file, no decoder needs to see.
-    encoded = np.frombuffer(data, np.uint8)[: header.end]
-    if header.animation:
-        # OpenCV's own reader of animations takes damaged ones for whole; a still picture goes to libpng.
-        still = np.ones(len(encoded), np.bool_)
-        for part in header.animation:
-            still[part] = False
-        encoded = encoded[still]
+    encoded = np.frombuffer(_edited(memoryview(data)[: header.end], header), np.uint8)
     image = _pixels(encoded, header)
     if header.format == "JPEG" and _looks_filled(image):
         noisy = np.concatenate([encoded[:-2], np.frombuffer(_JPEG_NOISE, np.uint8), encoded[-2:]])
@@ -60,8 +54,19 @@ def decode(data: bytes | memoryview, max_pixels: int = 40_000_000) -> NDArray[np
         if _digest(image) != without_noise:
             raise ImageUnreadable(CUT_SHORT.format("JPEG"))
     if header.transparent or image.ndim != 3:
-        image = _over_white(image, header.depth)
+        image = _over_white(image, header)
     return _upright(image, header.orientation)
+
+
+def _edited(data: memoryview, header: Header) -> memoryview | bytes:
+    if not header.edits:
+        return data
+    pieces: list[memoryview | bytes] = []
+    position = 0
+    for part, instead in header.edits:
+        pieces += [data[position : part.start], instead]
+        position = part.stop
+    return b"".join([*pieces, data[position:]])
 
 
 def _pixels(encoded: NDArray[np.uint8], header: Header) -> NDArray[Any]:
@@ -89,8 +94,8 @@ def _digest(image: NDArray[Any]) -> bytes:
     return hashlib.blake2b(image.data).digest()
 
 
-def _over_white(image: NDArray[Any], depth: int) -> NDArray[np.uint8]:
-    """Lay (h, w), (h, w, 3) or (h, w, 4) of `depth` bits over white, as web pages and viewers do.
+def _over_white(image: NDArray[Any], header: Header) -> NDArray[np.uint8]:
+    """Lay (h, w), (h, w, 3) or (h, w, 4) over white, as web pages and viewers do.
 
     Colour under full transparency is what an editor left there, often black: dropping alpha would show it.
     """
@@ -98,13 +103,15 @@ def _over_white(image: NDArray[Any], depth: int) -> NDArray[np.uint8]:
     # Band by band, so that what lies between the two takes little memory.
     for top in range(0, len(image), _BAND):
         band = slice(top, top + _BAND)
-        over_white[band] = _band_over_white(image[band], depth)
+        over_white[band] = _band_over_white(image[band], header)
     return over_white
 
 
-def _band_over_white(image: NDArray[Any], depth: int) -> NDArray[np.uint8]:
+def _band_over_white(image: NDArray[Any], header: Header) -> NDArray[np.uint8]:
+    if header.hidden_grey is not None:
+        image = np.where(image == header.hidden_grey, np.iinfo(image.dtype).max, image)
     if image.dtype == np.uint16:
-        image = cv2.convertScaleAbs(image, alpha=255 / (2**depth - 1))
+        image = cv2.convertScaleAbs(image, alpha=255 / (2**header.depth - 1))
     if image.ndim == 2:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     if image.shape[2] == 4:

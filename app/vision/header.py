@@ -47,8 +47,10 @@ class Header:
     """AVIF: the pixels that its streams may make a decoder hold, whatever width and height say."""
     bytes_per_pixel: int = 6
     """What decoding takes at its height, as measured: at least the 8-bit colours, twice."""
-    animation: tuple[slice, ...] = ()
-    """PNG: where `data` has what only an animation needs; the rest is a still picture."""
+    hidden_grey: int | None = None
+    """PNG: the level, in 8 or 16 bits, that is transparent in a grey picture, which OpenCV does not heed."""
+    edits: tuple[tuple[slice, bytes], ...] = ()
+    """What to put in the place of parts of `data`, from the first to the last, so that OpenCV reads what they mean."""
 
     @property
     def pixels(self) -> int:
@@ -162,7 +164,8 @@ def _png(view: memoryview) -> Header:
     transparent = colour in (4, 6)
     orientation = 1
     compressed = 0
-    animation: list[slice] = []
+    hidden_grey: int | None = None
+    edits: list[tuple[slice, bytes]] = []
     position = 8
     for _ in range(_MAX_PARTS):
         length, kind = struct.unpack_from(">I4s", view, position)
@@ -172,6 +175,9 @@ def _png(view: memoryview) -> Header:
         if position > len(view):
             raise IndexError
         if kind == b"IEND":
+            bytes_per_pixel = (8 if depth < 16 else 16) if transparent else 6
+            if edits:
+                bytes_per_pixel += 4 if depth < 16 else 8  # the copy, where nothing is compressed
             return Header(
                 "PNG",
                 width,
@@ -180,15 +186,20 @@ def _png(view: memoryview) -> Header:
                 orientation,
                 transparent,
                 depth,
-                bytes_per_pixel=(8 if depth < 16 else 16) if transparent else 6,
-                animation=tuple(animation),
+                bytes_per_pixel=bytes_per_pixel,
+                hidden_grey=hidden_grey,
+                edits=tuple(edits),
             )
         if kind == b"tRNS":
             transparent = True
+            if colour == 0:
+                scale = {1: 255, 2: 85, 4: 17}.get(depth, 1)  # to the 8 bits in which OpenCV has fewer
+                hidden_grey = int.from_bytes(body[:2]) % 2**depth * scale
         elif kind == b"eXIf":
             orientation = _exif_orientation(body)
         elif kind in (b"acTL", b"fcTL", b"fdAT"):
-            animation.append(chunk)
+            # OpenCV's own reader of animations takes damaged ones for whole; a still picture goes to libpng.
+            edits.append((chunk, b""))
         elif kind in (b"zTXt", b"iCCP") or (kind == b"iTXt" and _is_compressed(body)):
             compressed += 1
             if compressed > _MAX_COMPRESSED_CHUNKS:
@@ -249,6 +260,10 @@ def _webp(view: memoryview) -> Header:
 # BMP: BITMAPFILEHEADER, then BITMAPCOREHEADER or BITMAPINFOHEADER and its successors
 
 
+# Bits of red, green and blue.
+_BMP_MASKS_16 = ((0xF800, 0x07E0, 0x001F), (0x7C00, 0x03E0, 0x001F))
+
+
 def _bmp(view: memoryview) -> Header:
     offset, header_size = struct.unpack_from("<II", view, 10)
     compression = 0
@@ -259,11 +274,20 @@ def _bmp(view: memoryview) -> Header:
         height = abs(height)  # negative where rows go from top to bottom
     if compression not in (0, 3):
         raise ImageUnreadable("A compressed BMP is not read. Send the image as JPEG or PNG.")
+    bytes_per_pixel = 6
+    edits: tuple[tuple[slice, bytes], ...] = ()
+    if compression == 3:
+        masks = struct.unpack_from("<III", view, 54)
+        if depth == 16 and masks not in _BMP_MASKS_16:
+            raise ImageUnreadable("A BMP with such colour masks is not read. Send the image as JPEG or PNG.")
+        # They lie there behind a header of 40 bytes and in a longer one, but OpenCV looks in one place at each depth.
+        bytes_per_pixel += depth // 8  # the copy
+        edits = ((slice(14, 18), struct.pack("<I", 40 if depth == 16 else 56)),)
     # The fourth byte of a BMP pixel is alpha for few writers and left at zero by most: it is no transparency.
     end = offset + (width * depth + 31) // 32 * 4 * height
     if end > len(view):
         raise IndexError
-    return Header("BMP", width, height, end)
+    return Header("BMP", width, height, end, bytes_per_pixel=bytes_per_pixel, edits=edits)
 
 
 def _avif(view: memoryview) -> Header:

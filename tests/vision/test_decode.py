@@ -127,6 +127,13 @@ TWO_COLOURS = (b"PLTE", bytes([10, 20, 30, 200, 210, 220]))
             png(2, 1, 16, 2, struct.pack(">6H", *(257 * k for k in (1, 2, 3, 201, 202, 203)))),
             [(1, 2, 3), (201, 202, 203)],
         ),
+        (png(2, 1, 1, 0, bytes([0b01_000000]), (b"tRNS", b"\0\0")), [(255, 255, 255), (255, 255, 255)]),
+        (png(2, 1, 4, 0, bytes([0x12]), (b"tRNS", b"\0\1")), [(255, 255, 255), (34, 34, 34)]),
+        (png(2, 1, 8, 0, bytes([0, 1]), (b"tRNS", b"\0\0")), [(255, 255, 255), (1, 1, 1)]),
+        (
+            png(2, 1, 16, 0, struct.pack(">HH", 10 * 257, 10 * 257 + 1), (b"tRNS", struct.pack(">H", 2570))),
+            [(255, 255, 255), (10, 10, 10)],
+        ),
         (png(2, 1, 8, 3, bytes([0, 1]), TWO_COLOURS), [(10, 20, 30), (200, 210, 220)]),
         (png(2, 1, 1, 3, bytes([0b01_000000]), TWO_COLOURS), [(10, 20, 30), (200, 210, 220)]),
         (png(2, 1, 8, 3, bytes([0, 1]), TWO_COLOURS, (b"tRNS", b"\0")), [(255, 255, 255), (200, 210, 220)]),
@@ -140,7 +147,9 @@ TWO_COLOURS = (b"PLTE", bytes([10, 20, 30, 200, 210, 220]))
         ),
     ],
     ids=[
-        "1-bit grey", "4-bit grey", "16-bit grey", "16-bit", "palette", "1-bit palette", "palette with alpha",
+        "1-bit grey", "4-bit grey", "16-bit grey", "16-bit", "transparent 1-bit grey",
+        "transparent 4-bit grey", "transparent grey", "transparent 16-bit grey", "palette", "1-bit palette",
+        "palette with alpha",
         "transparent colour", "grey and alpha", "alpha", "16-bit grey and alpha", "16-bit alpha",
     ],
 )  # fmt: skip
@@ -173,6 +182,47 @@ def test_a_16_bit_bmp_and_one_from_top_to_bottom() -> None:
     info = struct.pack("<IiiHHIIiiII", 40, WIDTH, -HEIGHT, 1, 16, 0, len(pixels), 0, 0, 0, 0)
     file = b"BM" + struct.pack("<IHHI", 54 + len(pixels), 0, 0, 54) + info + pixels
     assert read_quarters(decode(file), tolerance=8) == "RGBW"
+
+
+def masked_bmp(
+    header: int, depth: int, masks: tuple[int, int, int], image: np.ndarray | None = None
+) -> bytes:
+    """`image`, or else the quarters, in pixels that hold its colours as `masks` do; `header` bytes tell of it."""
+    image = quarters() if image is None else image
+    height, width = image.shape[:2]
+    pixels = np.zeros((height, width), np.int64)
+    for channel, mask in zip((2, 1, 0), masks, strict=True):
+        lowest = mask & -mask
+        levels = np.rint(image[..., channel] / 255 * (mask // lowest))
+        pixels += levels.astype(np.int64) * lowest
+    data = pixels.astype(f"<u{depth // 8}").tobytes()
+    info = struct.pack("<IiiHHIIiiII", header, width, -height, 1, depth, 3, len(data), 0, 0, 0, 0)
+    info = (info + struct.pack("<III", *masks)).ljust(header, b"\0")
+    return b"BM" + struct.pack("<IHHI", 14 + len(info) + len(data), 0, 0, 14 + len(info)) + info + data
+
+
+@pytest.mark.parametrize("header", [40, 52, 56, 108, 124])
+@pytest.mark.parametrize(
+    ("depth", "masks"),
+    [
+        (16, (0xF800, 0x07E0, 0x001F)),
+        (16, (0x7C00, 0x03E0, 0x001F)),
+        (32, (0xFF0000, 0xFF00, 0xFF)),
+        (32, (0xFF, 0xFF00, 0xFF0000)),
+        (32, (0xFF000000, 0xFF0000, 0xFF00)),
+        (32, (0x3FF00000, 0xFFC00, 0x3FF)),
+    ],
+    ids=["565", "555", "BGRX", "RGBX", "XBGR", "10 bits"],
+)
+def test_a_bmp_is_read_by_its_masks_wherever_they_are(
+    header: int, depth: int, masks: tuple[int, int, int]
+) -> None:
+    image = decode(masked_bmp(header, depth, masks))
+    assert read_quarters(image, tolerance=8 if depth == 16 else 1) == "RGBW"
+
+
+def test_masks_that_no_decoder_takes_are_no_damage() -> None:
+    assert "such colour masks is not read" in complaint(masked_bmp(40, 16, (0xF00, 0xF0, 0xF)))
 
 
 # What is not
@@ -326,11 +376,12 @@ def of_size(pixels: int) -> dict[str, tuple[int, Callable[[], bytes]]]:
         "PNG": (8, lambda: encode(".png", plain(8))),
         "PNG with alpha": (8, lambda: encode(".png", plain(8, 4))),
         "16-bit PNG with alpha": (16, lambda: encode(".png", plain(16, 4, np.uint16))),
-        "animated PNG": (8, lambda: animation(".png", plain(8, 4))),
+        "animated PNG": (12, lambda: animation(".png", plain(12, 4))),
         "WebP": (8, lambda: encode(".webp", plain(8), cv2.IMWRITE_WEBP_QUALITY, 50)),
         "lossless WebP": (8, lambda: encode(".webp", plain(8))),
         "animated WebP": (12, lambda: animation(".webp", plain(12))),
         "BMP": (8, lambda: encode(".bmp", plain(8))),
+        "BMP with masks": (10, lambda: masked_bmp(40, 32, (0xFF, 0xFF00, 0xFF0000), plain(10))),
         "AVIF": (20, lambda: encode(".avif", plain(20), *fast)),
         "10-bit AVIF": (22, lambda: encode(".avif", plain(22, 3, np.uint16), *ten_bits)),
         "AVIF with alpha": (36, lambda: encode(".avif", plain(36, 4), *fast)),
@@ -349,13 +400,13 @@ def test_whatever_is_read_takes_no_more_memory_than_the_limit_on_pixels_promises
     assert kilobytes * 1024 < 8 * max_pixels + 20e6
     if cost > 8:
         too_many = complaint(data, max_pixels=int(0.99 * max_pixels))
-        name = next(name for name in ("JPEG", "PNG", "WebP", "AVIF") if name in kind)
+        name = next(name for name in ("JPEG", "PNG", "WebP", "BMP", "AVIF") if name in kind)
         assert f"are allowed for this kind of {name}." in too_many
 
 
 def test_the_pixel_limit_is_inclusive_and_named_in_the_answer() -> None:
     # An alpha that is opaque everywhere, OpenCV does not write into an AVIF.
-    costs = {"CMYK JPEG": 8, "animated WebP": 12, "AVIF": 20, "AVIF with alpha": 20}
+    costs = {"CMYK JPEG": 8, "animated WebP": 12, "animated PNG": 10, "AVIF": 20, "AVIF with alpha": 20}
     for name, data in FILES.items():
         least = -(-WIDTH * HEIGHT * costs.get(name, 8) // 8)
         assert decode(data, max_pixels=least).shape == (HEIGHT, WIDTH, 3)
