@@ -48,8 +48,9 @@ audit: $(VENV)/audit/.installed ## Look up the pinned packages in the database o
 env-train: $(VENV)/.train ## Install what training needs, TensorFlow above all
 
 # As the models in models/ were made: from these archives or folders, B from these weights, each run going on where it
-# was stopped. Splits, options and seeds are the same; sums over threads are not, nor all of the code, so figures come
-# close but weights differ. INIT=FILE where ImageNet's weights cannot be downloaded, YUNET=FILE where YuNet cannot.
+# was stopped. Splits and the seed are the same, and the options nearly (training/EXPERIMENTS.md); sums over threads are
+# not, nor all of the code, so figures come close but weights differ. INIT=FILE where ImageNet's weights cannot be
+# downloaded, YUNET=FILE where YuNet cannot.
 UTKFACE ?= data/UTKFace.tar.gz
 FAIRFACE ?= data/fairface.tar.gz
 RECOGNIZER ?= data/w600k_mbf.onnx

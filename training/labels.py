@@ -89,6 +89,8 @@ def read_fairface_labels(folder: Path) -> dict[str, Label]:
             raise TrainingError(
                 f"{table.name} is no table in UTF-8 ({error}): see FairFace's own."
             ) from error
+    if not labels:
+        raise TrainingError(f"{folder} has tables of FairFace without a row: name its archive as downloaded.")
     return labels
 
 

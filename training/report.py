@@ -218,7 +218,8 @@ def metrics(measured: Sequence[Measured]) -> dict[str, float]:
             if group.name == "5 and older" and part.dataset == UTKFACE:
                 result["gender_accuracy_from_5_years"] = group.figures["gender_accuracy"].value
         result[f"{prefix}gender_calibration_error"] = part.gender_calibration_error
-    return {key: round(value, 4) for key, value in result.items()}
+    # Not to four places: what shows three of them rounds once more.
+    return {key: round(value, 6) for key, value in result.items()}
 
 
 def split_counts(faces: Faces) -> Grid:

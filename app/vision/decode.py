@@ -43,7 +43,7 @@ def decode(data: bytes | memoryview, max_pixels: int = 40_000_000) -> NDArray[np
             f"allowed{kind}. Send a smaller one."
         )
     # What follows the image in the file, no decoder needs to see.
-    encoded = np.frombuffer(_edited(memoryview(data)[: header.end], header), np.uint8)
+    encoded = np.frombuffer(_edited(memoryview(data).cast("B")[: header.end], header), np.uint8)
     image = _pixels(encoded, header)
     if header.format == "JPEG" and _looks_filled(image):
         noisy = np.concatenate([encoded[:-2], np.frombuffer(_JPEG_NOISE, np.uint8), encoded[-2:]])

@@ -91,8 +91,9 @@ def test_a_table_that_a_spreadsheet_wrote_is_read(tmp_path: Path) -> None:
         ),
         ("file,age\ntrain/1.jpg,20-29\n", "fairface_label_train.csv has no column gender, race"),
         ("", "fairface_label_train.csv has no column age, file, gender, race"),
+        ("file,age,gender,race\n", "has tables of FairFace without a row"),
     ],
-    ids=["no bin", "no gender", "cut short", "a short row", "missing columns", "empty"],
+    ids=["no bin", "no gender", "cut short", "a short row", "missing columns", "empty", "no rows"],
 )
 def test_a_table_that_says_something_else_is_named(tmp_path: Path, table: str, said: str) -> None:
     (tmp_path / "fairface_label_train.csv").write_text(table)
