@@ -8,7 +8,7 @@ import math
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -303,9 +303,9 @@ def train(
             raise TrainingError(
                 f"{run} was begun with other options or on other data: --resume needs the same."
             )
-    teachers: list[keras.Model] = []
-    if not history or not (run / TEACHERS_FILE).is_file():
-        teachers = [_served(path) for path in config.teachers]
+    teachers: Iterable[keras.Model] = map(_served, config.teachers)
+    if not history:
+        teachers = list(teachers)  # one that cannot be read is said to be so before anything is thrown away
     teacher = None
     if config.recognizer is not None:
         teacher = prepare_teacher(config.recognizer, faces, run.parent, config.seed)

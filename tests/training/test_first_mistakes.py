@@ -90,9 +90,8 @@ def test_a_stop_leaves_no_unpacked_archive_behind(tmp_path: Path, empty_cache: P
     pytest.importorskip(
         "matplotlib", reason="the training job's packages are not installed: `make env-train`"
     )
-    os.mkfifo(
-        tmp_path / "UTKFace.tar"
-    )  # which never comes, so that the folder for it is there for long enough
+    # An archive that never comes, so that the folder for what is in it stays for long enough.
+    os.mkfifo(tmp_path / "UTKFace.tar")
     (tmp_path / "aside").mkdir()
     command = [AGEGENDER.with_name("agegender-train"), "prepare", "--utkface", tmp_path / "UTKFace.tar"]
     with subprocess.Popen(

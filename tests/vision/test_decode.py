@@ -149,8 +149,7 @@ TWO_COLOURS = (b"PLTE", bytes([10, 20, 30, 200, 210, 220]))
     ids=[
         "1-bit grey", "4-bit grey", "16-bit grey", "16-bit", "transparent 1-bit grey",
         "transparent 4-bit grey", "transparent grey", "transparent 16-bit grey", "palette", "1-bit palette",
-        "palette with alpha",
-        "transparent colour", "grey and alpha", "alpha", "16-bit grey and alpha", "16-bit alpha",
+        "palette with alpha", "transparent colour", "grey and alpha", "alpha", "16-bit grey and alpha", "16-bit alpha",
     ],
 )  # fmt: skip
 def test_every_kind_of_png_pixel(file: bytes, rgb: list[tuple[int, int, int]]) -> None:
