@@ -55,7 +55,6 @@ RUN --mount=type=cache,target=/var/cache/pip \
     /opt/pip/bin/pip install --require-hashes -r /requirements/build.txt
 COPY pyproject.toml README.md LICENSE /source/
 COPY app /source/app
-COPY training /source/training
 RUN /opt/pip/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheel /source \
  && /opt/pip/bin/pip --python /opt/agegender/bin/python install --no-compile --no-index --no-deps --prefix /project \
       /wheel/*.whl
@@ -66,7 +65,7 @@ RUN /opt/pip/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir
 FROM serve-dependencies AS yunet
 ARG YUNET=fetch
 WORKDIR /source
-COPY app/inference/detector_file.py app/inference/
+COPY app/agegender/inference/detector_file.py agegender/inference/
 ENV XDG_CACHE_HOME=/cache
 RUN --mount=type=secret,id=yunet \
     mkdir /cache; \
@@ -76,7 +75,7 @@ RUN --mount=type=secret,id=yunet \
       none) exit 0 ;; \
       *) echo "YUNET is fetch, file or none, not '$YUNET'." >&2; exit 2 ;; \
     esac; \
-    /opt/agegender/bin/python -c "import pathlib; from app.inference.detector_file import fetch; fetch($source)" \
+    /opt/agegender/bin/python -c "import pathlib; from agegender.inference.detector_file import fetch; fetch($source)" \
     || { echo 'To build without that download: --build-arg YUNET=file --secret id=yunet,src=FILE, or YUNET=none.' >&2; \
          exit 1; }
 
@@ -96,14 +95,16 @@ FROM runtime AS train
 COPY --from=train-dependencies /opt/agegender /opt/agegender
 COPY --from=yunet /cache /opt/agegender/cache
 COPY --from=project /project /opt/agegender
+COPY training /opt/agegender/training
 # As for the service below; TensorFlow alone has thousands of modules.
-RUN HOME=/tmp/build python3 -c 'import training.cli, training.fit, training.export, training.report' && rm -rf /tmp/*
+RUN HOME=/tmp/build PYTHONPATH=/opt/agegender python3 -c 'import training.cli, training.fit, training.export, training.report' && rm -rf /tmp/*
 # Keras and Matplotlib want to keep something in a home.
 ENV HOME=/tmp \
+    PYTHONPATH=/opt/agegender \
     MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /job
 USER 10001:10001
-ENTRYPOINT ["dumb-init", "--", "agegender-train"]
+ENTRYPOINT ["dumb-init", "--", "python3", "-m", "training"]
 CMD ["--help"]
 ARG VERSION=0.1.0
 ARG REVISION=unknown
@@ -121,7 +122,7 @@ COPY --from=serve-dependencies /opt/agegender /opt/agegender
 COPY --from=yunet /cache /opt/agegender/cache
 COPY --from=project /project /opt/agegender
 # On a read-only root no start could keep its byte code: this keeps it for all of them.
-RUN python3 -c 'import app.cli, app.doctor, app.files, app.output, app.server, uvicorn.loops.uvloop'
+RUN python3 -c 'import agegender.cli.commands, agegender.cli.doctor, agegender.cli.files, agegender.cli.output, agegender.server, uvicorn.loops.uvloop'
 # A pattern, so that a tree without models builds too: the service then wants a folder mounted over /models.
 COPY model[s] /models/
 COPY docker/healthcheck.py /opt/agegender/

@@ -16,7 +16,7 @@ test: $(VENV)/.dev ## Run the tests; those of the training job too where `make e
 
 # Not with --quiet, by which MkDocs would forget what --strict shall stop at.
 docs: $(VENV)/.dev ## Build the documentation: site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 test-docker: $(VENV)/.dev ## Build the images and test them, where a Docker engine answers
 	@if docker info > /dev/null 2>&1; then \
@@ -60,7 +60,7 @@ FIRST := $(RUNS)/first
 SECOND := $(RUNS)/second
 THIRD := $(RUNS)/third
 TAUGHT := --recognizer $(RECOGNIZER) --batch-size 800 --peak-learning-rate 0.0028
-TRAIN := $(BIN)/agegender-train
+TRAIN := $(BIN)/python -m training
 
 models: model-B ## Make both models anew from UTKFACE=... and FAIRFACE=...
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from agegender.inference import detector_file
+from agegender.inference.variants import load_catalogue
+from agegender.settings import Settings
 from rich.console import Console
 
-from app.inference import detector_file
-from app.inference.variants import load_catalogue
-from app.settings import Settings
 from benchmarks import (
     fairness,
     growth,

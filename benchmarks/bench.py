@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.inference.predictor import DetectorName
-from app.inference.variants import Catalogue
+from agegender.inference.pipeline import DetectorName
+from agegender.inference.variants import Catalogue
+
 from benchmarks.load import Client
 
 DEFAULT_MODEL = "age_gender_B"

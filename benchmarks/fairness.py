@@ -8,8 +8,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from app.api.body import MAX_BATCH_IMAGES
-from app.cores import available_cores
+from agegender.api.body import MAX_BATCH_IMAGES
+from agegender.cores import available_cores
+
 from benchmarks import server
 from benchmarks.bench import Bench
 from benchmarks.load import Client, batch, post

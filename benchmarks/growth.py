@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from agegender.cores import available_cores
 from matplotlib.figure import Figure
 
-from app.cores import available_cores
 from benchmarks import parts, server
 from benchmarks.bench import DEFAULT_MODEL, Bench
 from benchmarks.load import post

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from agegender.inference.session import OnnxSession, Session
+from agegender.vision.align import CROP_SIZE
 
-from app.inference.session import OnnxSession, Session
-from app.vision.align import CROP_SIZE
 from benchmarks.bench import Bench
 from benchmarks.report import Grid, Report
 

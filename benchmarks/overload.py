@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from app.cores import available_cores
+from agegender.cores import available_cores
+
 from benchmarks import parts, server
 from benchmarks.bench import Bench
 from benchmarks.load import evenly, post

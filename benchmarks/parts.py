@@ -12,16 +12,16 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
+from agegender.api.schemas import PredictionAnswer
+from agegender.inference.ages import read_ages
+from agegender.inference.pipeline import DetectorName, Pipeline
+from agegender.inference.variants import Catalogue
+from agegender.inference.yunet import YuNet
+from agegender.vision.align import crop_face
+from agegender.vision.decode import decode
+from agegender.vision.detect import Haar
 from numpy.typing import NDArray
 
-from app.api.schemas import PredictionAnswer
-from app.inference.ages import read_ages
-from app.inference.predictor import DetectorName, Predictor
-from app.inference.variants import Catalogue
-from app.inference.yunet import YuNet
-from app.vision.align import crop_face
-from app.vision.decode import decode
-from app.vision.detect import Haar
 from benchmarks.bench import DEFAULT_MODEL, Bench
 from benchmarks.photographs import FACES, SIZES, Photograph, photograph
 from benchmarks.report import Grid, Report
@@ -62,7 +62,7 @@ def measure(
     detector = detector or bench.detectors[0]
     yunet = None if bench.yunet is None else YuNet(bench.yunet)
     finder = Haar() if detector == "haar" or yunet is None else yunet
-    prediction = Predictor(bench.catalogue, yunet=yunet).predict(
+    prediction = Pipeline(bench.catalogue, yunet=yunet).predict(
         photo.jpeg, model=models[0], detector=detector, max_faces=100
     )
     times: dict[str, list[float]] = defaultdict(list)

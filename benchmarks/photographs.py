@@ -8,9 +8,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from agegender.vision.decode import decode
 from numpy.typing import NDArray
-
-from app.vision.decode import decode
 
 ROOT = Path(__file__).parents[1]
 

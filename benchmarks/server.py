@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.settings import ENV_PREFIX
+from agegender.settings import ENV_PREFIX
+
 from benchmarks.load import Answers
 from benchmarks.photographs import ROOT
 

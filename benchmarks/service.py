@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from agegender.cores import available_cores
+from agegender.inference.pipeline import Pipeline
+from agegender.inference.variants import load_catalogue
+from agegender.inference.yunet import YuNet
 
-from app.cores import available_cores
-from app.inference.predictor import Predictor
-from app.inference.variants import load_catalogue
-from app.inference.yunet import YuNet
 from benchmarks import parts, server
 from benchmarks.bench import DEFAULT_MODEL, Bench
 from benchmarks.load import at_random, evenly, perfect_queue, post
@@ -132,7 +132,7 @@ def _without_http(bench: Bench, photo: Photograph, kind: Any) -> float:
 
 def _predict(yunet: Path | None, jpeg: bytes, ready: Any, seconds: float, rates: Any) -> None:
     """Predict for `seconds`, once all are `ready`, and put into `rates` how often a second."""
-    predictor = Predictor(load_catalogue(ROOT / "models"), yunet=None if yunet is None else YuNet(yunet))
+    predictor = Pipeline(load_catalogue(ROOT / "models"), yunet=None if yunet is None else YuNet(yunet))
     predictor.predict(jpeg, model=DEFAULT_MODEL)
     ready.wait()
     count, begun = 0, time.perf_counter()

@@ -7,8 +7,8 @@ from collections import Counter
 
 import cv2
 import numpy as np
+from agegender.vision.decode import decode
 
-from app.vision.decode import decode
 from benchmarks import server
 from benchmarks.bench import Bench
 from benchmarks.load import multipart, post

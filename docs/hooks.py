@@ -20,13 +20,13 @@ from textwrap import indent
 from typing import Any
 
 import typer
+from agegender.cli import commands as command_line
+from agegender.settings import ENV_PREFIX, Settings
 from http_reference import problem_types, routes, written
 from markdown_tables import code, table
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from app import cli
-from app.settings import ENV_PREFIX, Settings
 from training import cli as training_cli
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +37,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what lies elsewhere: the model cards with their plots, the project's own papers, the page's icon."""
     added = {str(path.relative_to(ROOT)): path for path in (*MODELS.glob("*.md"), *MODELS.glob("*/*.png"))}
     added |= {name.lower(): ROOT / name for name in ("SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md")}
-    added["icon.svg"] = ROOT / "app/page/icon.svg"
+    added["icon.svg"] = ROOT / "app/agegender/page/icon.svg"
     for name, path in added.items():
         files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
@@ -138,7 +138,7 @@ def commands(program: str) -> str:
     return "\n\n".join(parts)
 
 
-_PROGRAMS = {"agegender": cli.app, "agegender-train": training_cli.app}
+_PROGRAMS = {"agegender": command_line.app, "python -m training": training_cli.app}
 
 
 def _parameter(parameter: Any) -> tuple[str, str, str]:

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from textwrap import indent
 from typing import Any
 
+from agegender.api import problems
+from agegender.main import create_app
+from agegender.settings import Settings
 from markdown_tables import code, table
-
-from app.api import problems
-from app.main import create_app
-from app.settings import Settings
 
 _FILE = {"type": "string", "format": "binary"}
 

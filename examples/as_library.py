@@ -2,7 +2,7 @@
 
 import sys
 
-from app import Predictor
+from agegender import Predictor
 
 predictor = Predictor()
 for photograph in sys.argv[1:]:

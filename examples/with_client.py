@@ -2,7 +2,7 @@
 
 import sys
 
-from app.client import AgeGenderError, Client, ImageRefused
+from agegender.client import AgeGenderError, Client, ImageRefused
 
 url, *photographs = sys.argv[1:]
 try:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["app.vision"]):
-    from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
+with atheris.instrument_imports(include=["agegender.vision"]):
+    from agegender.vision.decode import ImageTooLarge, ImageUnreadable, decode
 
 FOLDER = Path(__file__).parent
 MAX_PIXELS = 200_000

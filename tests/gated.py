@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 import uvicorn
+from agegender.inference.pipeline import Pipeline, Prediction
+from agegender.inference.pool import Load
+from agegender.main import create_app
+from agegender.settings import Settings
 from helpers import PATIENCE
-
-from app.inference.pool import Load
-from app.inference.predictor import Prediction, Predictor
-from app.main import create_app
-from app.settings import Settings
 
 
 class GatedService:
@@ -63,14 +62,14 @@ def gated_service(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterat
     """A `GatedService`, its gate open, for the length of a `with` block."""
     gated = GatedService(settings)
 
-    class Gated(Predictor):
+    class Gated(Pipeline):
         def predict(self, data: bytes | memoryview, **options: Any) -> Prediction:
             image = bytes(data)
             gated.begun.append(image)
             assert gated.gates.get(image, gated.gate).wait(PATIENCE)
             return super().predict(data, **options)
 
-    monkeypatch.setattr("app.main.Predictor", Gated)
+    monkeypatch.setattr("agegender.main.Pipeline", Gated)
     gated.start()
     try:
         yield gated

@@ -23,10 +23,9 @@ import cv2
 import httpx
 import numpy as np
 import pytest
+from agegender.main import create_app
+from agegender.settings import Settings
 from fastapi import FastAPI
-
-from app.main import create_app
-from app.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 AGEGENDER = Path(sys.executable).with_name("agegender")
@@ -133,9 +132,9 @@ def full_disk(size: int) -> Iterator[None]:
 
 
 def environment(cache: Path, **extra: str) -> dict[str, str]:
-    """This process's environment without the service's settings and with `cache` as the user's cache."""
+    """This process's environment, without the service's settings; `cache` is the user's cache."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AGEGENDER_")}
-    return {**inherited, "XDG_CACHE_HOME": str(cache), **extra}
+    return {**inherited, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache), **extra}
 
 
 class Server:

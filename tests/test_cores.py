@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-
-from app import cores
+from agegender import cores
 
 
 @pytest.mark.parametrize(

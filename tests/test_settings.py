@@ -4,10 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from agegender import cores
+from agegender.settings import Settings
 from pydantic import ValidationError
-
-from app import cores
-from app.settings import Settings
 
 
 def test_without_any_only_this_machine_may_ask_and_workers_are_the_cores(

@@ -7,10 +7,10 @@ import zlib
 from typing import Literal, get_args
 
 import keras
+from agegender.inference.ages import AGES
+from agegender.vision.align import CROP_SIZE
 from keras import layers
 
-from app.inference.ages import AGES
-from app.vision.align import CROP_SIZE
 from training.errors import TrainingError
 
 Variant = Literal["A", "B"]
@@ -46,7 +46,7 @@ def load_exported(file: str) -> keras.Model:
             raise ValueError("a model of something else")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise TrainingError(
-            f"{file} is no model that can be read: name a .keras file that `agegender-train export` wrote."
+            f"{file} is no model that can be read: name a .keras file that `python -m training export` wrote."
         ) from error
     return model
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import keras
+from agegender.vision.align import CROP_SIZE
 from keras import ops
-
-from app.vision.align import CROP_SIZE
 
 # The scatter of YuNet's and Haar's frames against UTKFace's own (5th to 95th percentile over chips and FairFace:
 # scale 0.86-1.12, rotation 5.5 degrees, shift 5 % of the side), and a little more.

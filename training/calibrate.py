@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from agegender.inference.ages import AGES, AgeEstimate, AgeInterval, EndCorrection, expectation, quantiles
 from numpy.typing import NDArray
-
-from app.inference.ages import AGES, AgeEstimate, AgeInterval, EndCorrection, expectation, quantiles
 
 COVERAGE = 0.8
 """Share of true ages that the interval shall hold."""
@@ -109,7 +108,7 @@ def _population_quantile(sample: NDArray[np.float64], level: float) -> np.float6
 def share_below(distributions: NDArray[np.floating], age: NDArray[np.int64]) -> NDArray[np.float64]:
     """The share of each distribution (n, 101) that lies below the age (n,): uniform in 0..1 for an honest model.
 
-    An age lies between two quantiles of `app.inference.ages` where its share lies between their levels.
+    An age lies between two quantiles of `agegender.inference.ages` where its share lies between their levels.
     """
     mass = np.asarray(distributions, np.float64)
     edges = np.concatenate([np.zeros((len(mass), 1)), np.cumsum(mass, axis=1)], axis=1)

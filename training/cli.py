@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
 import typer
+from agegender.inference import detector_file
+from agegender.inference.detector_file import DetectorFileError
+from agegender.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
+from agegender.inference.yunet import YuNet
+from agegender.vision.detect import Haar
 from rich.console import Console
 from rich.table import Table
 
-from app.inference import detector_file
-from app.inference.detector_file import DetectorFileError
-from app.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
-from app.inference.yunet import YuNet
-from app.vision.detect import Haar
 from training import data, splits
 from training.errors import TrainingError
 
@@ -96,7 +96,7 @@ def _in_one_sentence(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def _fail(message: object) -> NoReturn:
-    err.print(f"agegender-train: {message}", markup=False)
+    err.print(f"training: {message}", markup=False)
     raise typer.Exit(1)
 
 
@@ -331,7 +331,7 @@ def template(
     utkface: UtkFaceOption,
     yunet: Annotated[Path, typer.Option(envvar=YUNET_VARIABLE, help="YuNet's file.")],
 ) -> None:
-    """Measure where the detectors put a face on UTKFace's chips: the constants of `app/vision/align.py`."""
+    """Measure where the detectors put a face on UTKFace's chips: the constants of `app/agegender/vision/align.py`."""
     from training.template import measure_template
 
     detector_file.find(yunet)  # says what is wrong with it, if anything is
@@ -352,13 +352,11 @@ def _print(grid: report.Grid) -> None:
 
 
 def main() -> None:
-    """Entry point of `agegender-train`."""
+    """Entry point of `python -m training`."""
     # Or a stop would leave unpacked archives, and the service that was started, behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except ModuleNotFoundError as error:
-        err.print(
-            f"agegender-train: {error.name} is not installed: run `make env-train` first.", markup=False
-        )
+        err.print(f"training: {error.name} is not installed: run `make env-train` first.", markup=False)
         raise SystemExit(1) from error

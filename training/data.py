@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
+from agegender.vision.align import CROP_SIZE, crop_face, crop_whole
+from agegender.vision.decode import ImageTooLarge, ImageUnreadable, decode
+from agegender.vision.detect import Detector
+from agegender.vision.face import Box, Face
+from agegender.vision.image import Image
 from numpy.typing import NDArray
 from rich.progress import track
 
-from app.vision.align import CROP_SIZE, crop_face, crop_whole
-from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
-from app.vision.detect import Detector
-from app.vision.face import Box, Face
-from app.vision.image import Image
 from training.errors import TrainingError
 from training.files import write_aside
 from training.labels import Label, parse_utkface_name, read_fairface_labels
@@ -82,7 +82,7 @@ class Summary:
 def load(cache: Path) -> Faces:
     """Open a cache that `prepare` wrote; raises TrainingError where there is none, or a damaged one."""
     if not (cache / LABELS_FILE).is_file():
-        raise TrainingError(f"{cache} holds no prepared faces: run `agegender-train prepare` first.")
+        raise TrainingError(f"{cache} holds no prepared faces: run `python -m training prepare` first.")
     try:
         with np.load(cache / LABELS_FILE) as labels:
             columns = {name: labels[name] for name in labels.files}
@@ -90,7 +90,7 @@ def load(cache: Path) -> Faces:
         return Faces(crops=crops.reshape(len(columns["name"]), CROP_SIZE, CROP_SIZE, 3), **columns)
     except (EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise TrainingError(
-            f"{cache} is damaged, or of another version: run `agegender-train prepare` again."
+            f"{cache} is damaged, or of another version: run `python -m training prepare` again."
         ) from error
 
 

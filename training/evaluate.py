@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from agegender.inference.ages import AgeEstimate, AgeInterval, read_ages
+from agegender.inference.session import Session
 from numpy.typing import NDArray
 from rich.progress import track
 
-from app.inference.ages import AgeEstimate, AgeInterval, read_ages
-from app.inference.session import Session
 from training.calibrate import Calibration, share_below
 from training.data import FAIRFACE, UTKFACE, Faces
 from training.errors import TrainingError

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from agegender.inference.session import OnnxSession
+from agegender.inference.variants import Variant
+from agegender.vision.align import CROP_SIZE
 from numpy.typing import NDArray
 
-from app.inference.session import OnnxSession
-from app.inference.variants import Variant
-from app.vision.align import CROP_SIZE
 from training import calibrate, evaluate, fit, report
 from training.architectures import with_probabilities
 from training.calibrate import Calibration

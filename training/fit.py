@@ -14,10 +14,10 @@ from typing import Any
 
 import keras
 import numpy as np
+from agegender.inference.ages import expectation
+from agegender.vision.align import CROP_SIZE
 from numpy.typing import NDArray
 
-from app.inference.ages import expectation
-from app.vision.align import CROP_SIZE
 from training.architectures import Variant, build, load_exported, with_probabilities
 from training.augment import Augment
 from training.data import FAIRFACE, UTKFACE, Faces
@@ -394,7 +394,7 @@ def best_epoch(history: list[Entry]) -> int:
 def load_record(run: Path) -> tuple[dict[str, Any], list[Entry]]:
     """What a run recorded of itself, and its history; raises TrainingError where there is no whole one."""
     if not has_run(run):
-        raise TrainingError(f"{run} holds no run: run `agegender-train train` first.")
+        raise TrainingError(f"{run} holds no run: run `python -m training train` first.")
     history = run / HISTORY_FILE
     try:
         record = json.loads((run / CONFIG_FILE).read_text())
@@ -415,7 +415,7 @@ def load_best(run: Path) -> keras.Model:
     """The network of a run, with the weights of its best epoch. Raises TrainingError where there is none."""
     config = Config.of_record(load_record(run)[0])
     if not (run / BEST_FILE).is_file():
-        raise TrainingError(f"{run} holds no finished epoch: run `agegender-train train` with --resume.")
+        raise TrainingError(f"{run} holds no finished epoch: run `python -m training train` with --resume.")
     network = build(config.variant, config.dropout)
     _load_weights(network, run / BEST_FILE)
     return network

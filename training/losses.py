@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import keras
+from agegender.inference.ages import AGES
 from keras import ops
-
-from app.inference.ages import AGES
 
 LABEL_SIGMA = 2.0
 """Years: width of the Gaussian around an exact age label (label distribution learning, Gao et al. 2017)."""

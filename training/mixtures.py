@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+from agegender.vision.align import CROP_SIZE
 from keras import ops
 from numpy.typing import NDArray
-
-from app.vision.align import CROP_SIZE
 
 MIXED_SHARE = 0.6
 """Share of the faces that are mixed: half of them blended (Zhang et al. 2018), half put together of soft patches."""

@@ -17,12 +17,12 @@ import cv2
 import keras
 import numpy as np
 import onnx
+from agegender.inference.ages import AGES
+from agegender.vision.align import CHIP_SIZE, CROP_SIZE, TEMPLATE
 from keras import layers, ops
 from numpy.typing import NDArray
 from rich.progress import track
 
-from app.inference.ages import AGES
-from app.vision.align import CHIP_SIZE, CROP_SIZE, TEMPLATE
 from training.augment import Augment
 from training.data import Faces
 from training.errors import TrainingError

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.inference.variants import Variant
+from agegender.inference.variants import Variant
+
 from training import plots
 from training.data import FAIRFACE, UTKFACE, Faces
 from training.evaluate import (
@@ -329,7 +330,7 @@ says an age with an interval, and a gender with a probability.
 | licence | {variant.licence} |
 | served file | `{variant.id}.onnx`, SHA-256 `{variant.sha256}` |
 
-`agegender-train evaluate {variant.id}` measures every figure below again, from the served file and the prepared
+`python -m training evaluate {variant.id}` measures every figure below again, from the served file and the prepared
 faces, and keeps them in `{variant.id}/evaluation.json`.
 """
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from agegender.inference.ages import AGES
 from numpy.typing import NDArray
 
-from app.inference.ages import AGES
 from training.data import Faces
 from training.files import write_aside
 from training.splits import TRAIN

@@ -1,4 +1,4 @@
-"""Where detectors put a face on UTKFace's chips: the measurement behind the constants of `app.vision.align`."""
+"""Where detectors put a face on UTKFace's chips: the measurement behind the constants of `agegender.vision.align`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from agegender.inference.yunet import YuNet
+from agegender.vision.align import CHIP_SIZE
+from agegender.vision.detect import Haar
 from numpy.typing import NDArray
 from rich.progress import track
 
-from app.inference.yunet import YuNet
-from app.vision.align import CHIP_SIZE
-from app.vision.detect import Haar
 from training.data import Summary, as_folder, most_central, read_image
 from training.errors import TrainingError
 
@@ -22,7 +22,7 @@ _AROUND = CHIP_SIZE // 4
 
 @dataclass(frozen=True)
 class Template:
-    """Medians over chips, in pixels of 200x200; printed, they are the lines of `app.vision.align`."""
+    """Medians over chips, in pixels of 200x200; printed, they are the lines of `agegender.vision.align`."""
 
     landmarks: NDArray[np.float64]
     """(5, 2) x, y of YuNet's points, in the order of `LANDMARK_NAMES`."""

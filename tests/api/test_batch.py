@@ -10,6 +10,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from agegender.inference.pipeline import Pipeline
+from agegender.inference.prediction import Prediction
+from agegender.settings import Settings
 from fastapi import FastAPI
 from helpers import (
     ASTRONAUT,
@@ -29,10 +32,6 @@ from helpers import (
 from hostile_files import too_many_pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from app.inference.prediction import Prediction
-from app.inference.predictor import Predictor
-from app.settings import Settings
 
 LIMIT, BATCH_LIMIT = 10 * 2**20, 40 * 2**20
 IMAGE = png(grey(51))
@@ -355,7 +354,7 @@ def test_a_defect_costs_one_image_its_answer_and_the_log_says_all_of_it(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Breaking(Predictor):
+    class Breaking(Pipeline):
         def predict(self, data: bytes | memoryview, **options: Any) -> Prediction:
             if data == b"the one that breaks it":
                 raise RuntimeError("a secret of the library in /etc/secret")
@@ -379,7 +378,7 @@ def test_a_defect_costs_one_image_its_answer_and_the_log_says_all_of_it(
         assert '\nagegender_batch_errors_total{status="500"} 1.0\n' in metrics
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
-    monkeypatch.setattr("app.main.Predictor", Breaking)
+    monkeypatch.setattr("agegender.main.Pipeline", Breaking)
     in_process(Settings(models=models_folder, workers=1), talk)
 
 

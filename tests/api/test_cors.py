@@ -7,11 +7,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from agegender.inference.pipeline import Pipeline
+from agegender.settings import Settings
 from fastapi import FastAPI
 from helpers import Server, check_problem, grey, in_process, png, serving
-
-from app.inference.predictor import Predictor
-from app.settings import Settings
 
 ORIGIN, OTHER = "https://app.example", "http://localhost:3000"
 STRANGERS = ["https://evil.example", "http://app.example", "https://app.example:8443", "null"]
@@ -96,7 +95,7 @@ def test_a_defect_can_be_read_too_and_a_star_means_all(
         assert answer.headers["access-control-allow-origin"] == "*"
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
-    monkeypatch.setattr(Predictor, "predict", break_down)
+    monkeypatch.setattr(Pipeline, "predict", break_down)
     in_process(Settings(models=models_folder, workers=1, cors_origins="*"), ask)
 
 

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from agegender.settings import Settings
 from fastapi import FastAPI
 from helpers import Server, check_problem, grey, in_process, png
-
-from app.settings import Settings
 
 
 @pytest.mark.parametrize("state", ["live", "ready"])

@@ -8,13 +8,12 @@ from typing import Any
 import jsonschema_rs
 import pytest
 import schemathesis
+from agegender.inference import yunet
+from agegender.vision.detect import HAAR_MIN_CONFIDENCE
 from helpers import Server
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.specs.openapi import checks
-
-from app.inference import yunet
-from app.vision.detect import HAAR_MIN_CONFIDENCE
 
 CHECKS = [
     schemathesis.checks.not_a_server_error,

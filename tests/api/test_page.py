@@ -6,10 +6,9 @@ import asyncio
 
 import httpx
 import pytest
+from agegender.main import create_app
+from agegender.settings import Settings
 from helpers import Server, check_problem
-
-from app.main import create_app
-from app.settings import Settings
 
 PAGE = {
     "/": "text/html; charset=utf-8",

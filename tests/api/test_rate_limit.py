@@ -8,11 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from agegender.api.rate_limit import RateLimit
+from agegender.settings import Settings
 from fastapi import FastAPI
 from helpers import PATIENCE, Server, Upload, check_problem, grey, in_process, png, serving
-
-from app.api.rate_limit import RateLimit
-from app.settings import Settings
 
 IMAGE = png(grey(51))
 UNLIMITED = ["/health/live", "/health/ready", "/metrics", "/", "/docs", "/openapi.json"]

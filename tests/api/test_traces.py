@@ -12,12 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
+from agegender.api.traces import TracesUnavailable
+from agegender.settings import Settings
 from fastapi import FastAPI
 from helpers import ASTRONAUT, in_process, serving
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-from app.api.traces import TracesUnavailable
-from app.settings import Settings
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

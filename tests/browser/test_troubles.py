@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from agegender.api import problems
+from agegender.api.schemas import Problem
 from helpers import ASTRONAUT, Server
 from looking import NAME_OF_LOOPBACK, card, choose, shown_boxes, status
-
-from app.api import problems
-from app.api.schemas import Problem
 
 pytest.importorskip("playwright.sync_api", reason="needs Playwright: it is in requirements/dev.txt")
 from playwright.sync_api import BrowserContext, Page, Route, expect

@@ -20,6 +20,12 @@ from typing import Any
 
 import cv2
 import pytest
+from agegender import client as package
+from agegender.api import problems
+from agegender.api.problems import Kind, problem_response
+from agegender.api.schemas import BatchAnswer, ImagePrediction, ImageProblem, ModelsAnswer, PredictionAnswer
+from agegender.client import AsyncClient, Client, NoAnswer, ProblemError, TimedOut, errors
+from agegender.settings import Settings
 from gated import gated_service
 from helpers import (
     ASTRONAUT,
@@ -32,13 +38,6 @@ from helpers import (
     side_by_side,
     without_timings,
 )
-
-from app import client as package
-from app.api import problems
-from app.api.problems import Kind, problem_response
-from app.api.schemas import BatchAnswer, ImagePrediction, ImageProblem, ModelsAnswer, PredictionAnswer
-from app.client import AsyncClient, Client, NoAnswer, ProblemError, TimedOut, errors
-from app.settings import Settings
 
 KINDS = [kind for kind in vars(problems).values() if isinstance(kind, Kind)]
 SOON = {"Retry-After": "0"}
@@ -64,7 +63,7 @@ Ask = Callable[..., Any]
 def ask(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """Calls one method of a client of that address; `client` are the client's own options."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("app.client.exchange.FIRST_WAIT", 0.02)
+    monkeypatch.setattr("agegender.client.exchange.FIRST_WAIT", 0.02)
 
     def asking(
         url: str, method: str, *args: Any, client: dict[str, Any] | None = None, **options: Any
@@ -506,9 +505,9 @@ def test_the_tree_that_is_drawn_is_that_of_the_classes() -> None:
 
 
 def test_importing_the_client_loads_nothing_that_serves_or_runs_models() -> None:
-    script = "import sys, app.client; print(*sys.modules)"
+    script = "import sys, agegender.client; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert "app.client" in loaded
+    assert "agegender.client" in loaded
     assert not {"fastapi", "starlette", "uvicorn", "cv2", "onnxruntime"} & set(loaded)

@@ -50,10 +50,10 @@ def test_what_it_trains_is_served(
     started = time.monotonic()
     training(
         *("--profile", "train", "run", "--rm", "-T", "train"),
-        "agegender-train prepare --utkface data/utkface"
-        " && agegender-train train A --epochs 96:2"
-        " && agegender-train export age_gender_A"
-        " && agegender-train evaluate age_gender_A",
+        "python3 -m training prepare --utkface data/utkface"
+        " && python3 -m training train A --epochs 96:2"
+        " && python3 -m training export age_gender_A"
+        " && python3 -m training evaluate age_gender_A",
     )
     report(f"prepare, two epochs, export and evaluate: {time.monotonic() - started:.0f} s")
     assert len(json.loads((folders / "runs/A/history.json").read_text())) == 2

@@ -119,7 +119,7 @@ def test_what_else_the_page_on_the_library_shows_runs(models_folder: Path, empty
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     shown = "\n".join(blocks).replace("/srv/models", str(models_folder)).replace("photo.jpg", str(ASTRONAUT))
     program = f"""
-from app import Predictor
+from agegender import Predictor
 predictor = Predictor()
 photographs = [{str(ASTRONAUT)!r}, {str(GRACE_HOPPER)!r}]
 {shown}

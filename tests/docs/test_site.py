@@ -10,11 +10,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from agegender.api import problems
+from agegender.main import create_app
+from agegender.settings import Settings
 from helpers import ROOT, Server, build_site
-
-from app.api import problems
-from app.main import create_app
-from app.settings import Settings
 
 
 def text(page: Path) -> str:
@@ -95,7 +94,7 @@ def test_every_command_is_described(site: Path) -> None:
     said = text(site / "command-line.html")
     for program, commands in (
         ("agegender", ("serve", "predict", "models", "fetch-detector", "doctor")),
-        ("agegender-train", ("prepare", "train", "calibrate", "export", "evaluate", "evaluate-service")),
+        ("python -m training", ("prepare", "train", "calibrate", "export", "evaluate", "evaluate-service")),
     ):
         for command in commands:
             assert f"{program} {command} [OPTIONS]" in said

@@ -14,13 +14,12 @@ from typing import Any
 
 import httpx
 import pytest
+from agegender.api import body
+from agegender.inference.pool import Load
+from agegender.settings import Settings
 from gated import GatedService, gated_service
 from helpers import PATIENCE, Upload, check_problem, grey, png, serving, until
 from starlette.datastructures import UploadFile
-
-from app.api import body
-from app.inference.pool import Load
-from app.settings import Settings
 
 SINGLE = png(grey(51))
 # Each has other bytes, and is of another width: 100 and more.
@@ -166,7 +165,7 @@ def test_what_others_kept_waiting_too_long_says_so_and_the_rest_is_answered(
     service: GatedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()
-    monkeypatch.setattr("app.inference.pool.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("agegender.inference.pool.time", SimpleNamespace(monotonic=lambda: now))
 
     async def test() -> None:
         nonlocal now

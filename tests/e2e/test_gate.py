@@ -10,11 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+from agegender.inference.pool import Load
+from agegender.settings import Settings
 from gated import GatedService, gated_service
 from helpers import PATIENCE, Upload, check_problem, grey, png, until
-
-from app.inference.pool import Load
-from app.settings import Settings
 
 IMAGE = png(grey(51))
 WORKERS, QUEUE_SIZE = 2, 3

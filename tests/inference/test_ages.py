@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from agegender.inference.ages import AGES, AgeInterval, EndCorrection, expectation, quantiles, read_ages
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from app.inference.ages import AGES, AgeInterval, EndCorrection, expectation, quantiles, read_ages
 
 
 def one_age(age: int) -> np.ndarray:

@@ -8,9 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-
-from app.inference import detector_file
-from app.inference.detector_file import DetectorFileError, cached_path, fetch, find
+from agegender.inference import detector_file
+from agegender.inference.detector_file import DetectorFileError, cached_path, fetch, find
 
 PUBLISHED = bytes(range(256)) * 400
 YUNET = Path(__file__).parents[3] / "shared/weights/face_detection_yunet_2023mar.onnx"

@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from agegender.inference.pool import Load, Overloaded, Pool, QueueTimeout, ShuttingDown
 from helpers import until
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from app.inference.pool import Load, Overloaded, Pool, QueueTimeout, ShuttingDown
 
 PATIENCE = 30  # seconds until a test that hangs fails
 
@@ -300,7 +299,7 @@ def test_the_time_to_drain_counts_from_when_the_pool_was_closed(monkeypatch: pyt
     with pool.admit():
         pool.close()
         later = time.monotonic() + 20 * PATIENCE
-        monkeypatch.setattr("app.inference.pool.time", SimpleNamespace(monotonic=lambda: later))
+        monkeypatch.setattr("agegender.inference.pool.time", SimpleNamespace(monotonic=lambda: later))
         pool.close()
         assert asyncio.run(asyncio.wait_for(pool.drain(10 * PATIENCE), PATIENCE)) is False
 
@@ -447,7 +446,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = time.monotonic()
-        monkeypatch.setattr("app.inference.pool.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr("agegender.inference.pool.time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 def test_no_work_fails_because_that_of_its_own_batch_took_long(monkeypatch: pytest.MonkeyPatch) -> None:

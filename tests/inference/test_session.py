@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from agegender.inference.ages import expectation
+from agegender.inference.session import KerasSession, OnnxSession, SessionInvalid
 from tiny_models import FLOAT, tiny_onnx
-
-from app.inference.ages import expectation
-from app.inference.session import KerasSession, OnnxSession, SessionInvalid
 
 
 def grey(*levels: int) -> np.ndarray:
@@ -121,7 +120,11 @@ def test_running_a_model_leaves_nothing_in_the_users_folders(tmp_path: Path) -> 
     home.mkdir()
     model.write_bytes(tiny_onnx())
     subprocess.run(
-        [sys.executable, "-c", f"from app.inference.session import OnnxSession; OnnxSession({str(model)!r})"],
+        [
+            sys.executable,
+            "-c",
+            f"from agegender.inference.session import OnnxSession; OnnxSession({str(model)!r})",
+        ],
         env={"HOME": str(home), "XDG_CACHE_HOME": str(home), "XDG_DATA_HOME": str(home)},
         cwd=tmp_path,
         check=True,

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from agegender.inference.ages import expectation
+from agegender.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
 from tiny_models import metadata, put_model, tiny_onnx
-
-from app.inference.ages import expectation
-from app.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
 
 MODELS = Path(__file__).parents[2] / "models"
 

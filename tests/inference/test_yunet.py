@@ -5,12 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import pytest
+from agegender.inference.yunet import YuNet
+from agegender.vision.decode import decode
 from helpers import ROOT, YUNET, needs_yunet
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from app.inference.yunet import YuNet
-from app.vision.decode import decode
 
 pytestmark = needs_yunet
 

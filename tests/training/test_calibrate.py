@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from agegender.inference.ages import read_ages
 
-from app.inference.ages import read_ages
 from training.calibrate import (
     Calibration,
     choose_estimate,

@@ -21,10 +21,10 @@ from typer.testing import CliRunner, Result
 
 keras = pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
 
+from agegender.inference.variants import load_catalogue
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from app.inference.variants import load_catalogue
 from training import data, export, fit
 from training.architectures import with_probabilities
 from training.cli import app
@@ -57,7 +57,7 @@ class Workshop:
         return json.loads((self.run / "history.json").read_text())
 
     def call(self, *arguments: str) -> Result:
-        """`agegender-train` with these, in this process."""
+        """`python -m training` with these, in this process."""
         folders = {"--cache": self.cache, "--runs": self.run.parent, "--models": self.models}
         takes = {"prepare": ["--cache"], "evaluate": ["--cache", "--models"], "export": list(folders)}
         options = takes.get(arguments[0], ["--cache", "--runs"])
@@ -201,10 +201,13 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
 @pytest.mark.parametrize(
     ("file", "complaint"),
     [
-        ("cache/labels.npz", "cache is damaged, or of another version: run `agegender-train prepare` again."),
+        (
+            "cache/labels.npz",
+            "cache is damaged, or of another version: run `python -m training prepare` again.",
+        ),
         (
             "cache/crops.uint8",
-            "cache is damaged, or of another version: run `agegender-train prepare` again.",
+            "cache is damaged, or of another version: run `python -m training prepare` again.",
         ),
         ("runs/A/config.json", "runs/A is damaged, or of another version: begin it anew, without --resume."),
         ("runs/A/best.weights.h5", "best.weights.h5 is missing or damaged: begin the run anew"),

@@ -7,13 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from agegender.inference.pipeline import Pipeline
+from agegender.inference.variants import Catalogue, Model, Variant
+from agegender.vision.detect import Haar
+from agegender.vision.face import Box, Face
 from face_images import chip_name, picture, write_chips
 from tiny_models import metadata
 
-from app.inference.predictor import Predictor
-from app.inference.variants import Catalogue, Model, Variant
-from app.vision.detect import Haar
-from app.vision.face import Box, Face
 from training import data
 from training.errors import TrainingError
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_prepared_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="holds no usable face"):
         data.prepare(tmp_path / "cache", tmp_path / "empty")
     assert not list((tmp_path / "cache").iterdir())
-    with pytest.raises(TrainingError, match="run `agegender-train prepare` first"):
+    with pytest.raises(TrainingError, match="run `python -m training prepare` first"):
         data.load(tmp_path / "cache")
 
 
@@ -196,7 +196,7 @@ def served_crop(image: bytes, detector: str) -> np.ndarray:
     """What the service puts before its model of an image with one face."""
     onlooker = Onlooker()
     variant = Variant.model_validate(metadata("tiny", b""))
-    predictor = Predictor(Catalogue([Model(variant, onlooker)]), yunet=None)
+    predictor = Pipeline(Catalogue([Model(variant, onlooker)]), yunet=None)
     predictor.predict(image, model="tiny", detector=detector)
     (crop,) = onlooker.crops
     return crop

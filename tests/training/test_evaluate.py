@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from agegender.inference.ages import AgeInterval
 
-from app.inference.ages import AgeInterval
 from training.data import FAIRFACE, UTKFACE, Faces
 from training.evaluate import (
     MEASURES,

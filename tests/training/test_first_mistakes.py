@@ -1,21 +1,22 @@
-"""`agegender-train` as it is run at first: each mistake is one sentence that says what to do."""
+"""`python -m training` as it is run at first: each mistake is one sentence that says what to do."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from face_images import write_chips
-from helpers import AGEGENDER, ASTRONAUT, PATIENCE, ROOT, environment, full_disk
+from helpers import ASTRONAUT, PATIENCE, ROOT, environment, full_disk
 
 
 def fail(tmp_path: Path, cache: Path, *arguments: object, **extra: str) -> str:
     """Run it in `tmp_path`, where it must fail; the sentence that says why."""
     ended = subprocess.run(
-        [AGEGENDER.with_name("agegender-train"), *map(str, arguments)],
+        [sys.executable, "-m", "training", *map(str, arguments)],
         cwd=tmp_path,
         env=environment(cache, **extra),
         capture_output=True,
@@ -25,9 +26,9 @@ def fail(tmp_path: Path, cache: Path, *arguments: object, **extra: str) -> str:
     )
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
-    (sentence,) = [line for line in ended.stderr.splitlines() if line.startswith("agegender-train: ")]
+    (sentence,) = [line for line in ended.stderr.splitlines() if line.startswith("training: ")]
     assert ended.stderr.endswith(f"{sentence}\n")
-    return sentence.removeprefix("agegender-train: ")
+    return sentence.removeprefix("training: ")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_a_stop_leaves_no_unpacked_archive_behind(tmp_path: Path, empty_cache: P
     # An archive that never comes, so that the folder for what is in it stays for long enough.
     os.mkfifo(tmp_path / "UTKFace.tar")
     (tmp_path / "aside").mkdir()
-    command = [AGEGENDER.with_name("agegender-train"), "prepare", "--utkface", tmp_path / "UTKFace.tar"]
+    command = [sys.executable, "-m", "training", "prepare", "--utkface", tmp_path / "UTKFace.tar"]
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment(empty_cache, TMPDIR=str(tmp_path / "aside"))
     ) as process:
@@ -115,4 +116,4 @@ def test_what_comes_before_is_named(tmp_path: Path, empty_cache: Path) -> None:
         f"There is no models folder {tmp_path}/models: name the one"
     )
     said = fail(tmp_path, empty_cache, "evaluate", "age_gender_A", "--models", ROOT / "models")
-    assert said == "data/cache holds no prepared faces: run `agegender-train prepare` first."
+    assert said == "data/cache holds no prepared faces: run `python -m training prepare` first."

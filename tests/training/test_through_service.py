@@ -18,7 +18,8 @@ from typer.testing import CliRunner, Result
 
 pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
 
-from app.inference.yunet import YuNet
+from agegender.inference.yunet import YuNet
+
 from training import data
 from training.cli import app
 from training.data import UTKFACE

@@ -8,11 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from app.inference.yunet import YuNet
-from app.vision.align import (
+from agegender.inference.yunet import YuNet
+from agegender.vision.align import (
     CHIP_SIZE,
     CROP_SIZE,
     HAAR_BOX,
@@ -21,9 +18,11 @@ from app.vision.align import (
     crop_whole,
     similarity_to_template,
 )
-from app.vision.decode import decode
-from app.vision.detect import Detector, Haar
-from app.vision.face import Box, Face
+from agegender.vision.decode import decode
+from agegender.vision.detect import Detector, Haar
+from agegender.vision.face import Box, Face
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
 UTKFACE = ROOT.parent / "shared/data/UTKFace.tar.gz"

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
+from agegender.vision.av1 import coded_pixels
+from agegender.vision.decode import ImageTooLarge, ImageUnreadable, decode
 from hostile_files import busy_tables, damaged_files, too_many_pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,9 +34,6 @@ from image_files import (
     riff,
     with_alpha,
 )
-
-from app.vision.av1 import coded_pixels
-from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
 
 each_file = pytest.mark.parametrize("data", FILES.values(), ids=FILES.keys())
 
@@ -310,7 +309,7 @@ def test_a_jpeg_whose_scan_names_a_component_that_the_frame_lacks() -> None:
 
 DECODE = """
 import json, re, sys, time
-from app.vision.decode import ImageTooLarge, ImageUnreadable, decode
+from agegender.vision.decode import ImageTooLarge, ImageUnreadable, decode
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])

@@ -6,13 +6,12 @@ import cv2
 import cv2.data
 import numpy as np
 import pytest
+from agegender.inference.yunet import YuNet
+from agegender.vision.decode import decode
+from agegender.vision.detect import CascadeMissing, Detector, Haar, shrink
+from agegender.vision.face import LANDMARK_NAMES, Box, landmark_pixels
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
-from app.inference.yunet import YuNet
-from app.vision.decode import decode
-from app.vision.detect import CascadeMissing, Detector, Haar, shrink
-from app.vision.face import LANDMARK_NAMES, Box, landmark_pixels
 
 ROOT = Path(__file__).parents[2]
 YUNET = ROOT.parent / "shared/weights/face_detection_yunet_2023mar.onnx"

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from agegender.vision.image import halve, halvings
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from app.vision.image import halve, halvings
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 7), st.integers(0, 2**32 - 1))

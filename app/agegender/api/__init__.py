@@ -1,0 +1,1 @@
+"""HTTP in and out: requests to calls of `agegender.inference`, its results and exceptions to answers."""

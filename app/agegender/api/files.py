@@ -1,0 +1,38 @@
+"""Files that are sent as they are: once, and then only when they have changed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from importlib.resources.abc import Traversable
+from pathlib import PurePath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from agegender.api.schemas import NoQuery
+
+_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+
+def file_router(files: Mapping[str, Traversable], headers: Mapping[str, str]) -> APIRouter:
+    """Routes that answer GET of each path with its file, which is read now and once, and with `headers`."""
+    # No part of the contract that the OpenAPI document describes.
+    router = APIRouter(include_in_schema=False)
+    for path, file in files.items():
+        router.get(path)(_sender(file.read_bytes(), _TYPES[PurePath(file.name).suffix], headers))
+    return router
+
+
+def _sender(content: bytes, media_type: str, headers: Mapping[str, str]) -> Callable[..., Any]:
+    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    # Kept, but asked for again each time: a page and its script must never be of two releases.
+    headers = {**headers, "Cache-Control": "no-cache", "ETag": tag}
+
+    async def send_file(request: Request, _: Annotated[NoQuery, Query()]) -> Response:
+        # A proxy that compresses makes the tag a weak one.
+        if request.headers.get("if-none-match", "").removeprefix("W/") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=media_type, headers=headers)
+
+    return send_file

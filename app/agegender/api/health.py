@@ -1,0 +1,42 @@
+"""GET /health/live and /health/ready, which need no key and never wait behind predictions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+
+from agegender.api import problems
+from agegender.api.schemas import HealthAnswer, NoQuery
+from agegender.api.state import service_of
+
+router = APIRouter(prefix="/health", tags=["health"])
+
+
+def _example(status: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {"application/json": {"example": {"status": status}}}}}
+
+
+@router.get(
+    "/live",
+    summary="Is the process alive?",
+    responses={**_example("live"), **problems.openapi_responses(problems.PARAMETER_INVALID)},
+)
+async def live(_: Annotated[NoQuery, Query()]) -> HealthAnswer:
+    """200 while the process answers."""
+    return HealthAnswer(status="live")
+
+
+@router.get(
+    "/ready",
+    summary="Does the service take predictions?",
+    responses={
+        **_example("ready"),
+        **problems.openapi_responses(problems.PARAMETER_INVALID, problems.SHUTTING_DOWN),
+    },
+)
+async def ready(request: Request, _: Annotated[NoQuery, Query()]) -> HealthAnswer:
+    """200 from when models and detectors have made a first prediction until the service shuts down."""
+    if not service_of(request).pool.accepting:
+        raise problems.ApiError(problems.SHUTTING_DOWN)
+    return HealthAnswer(status="ready")

@@ -1,0 +1,48 @@
+"""GET /, a page to try the service by hand, and GET /docs, the interactive reference; all they load comes from here."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from fastapi import APIRouter
+
+from agegender.api.files import file_router
+
+_FOLDER = files("agegender") / "page"
+_SWAGGER_UI = files("fastapi_offline") / "static"
+
+_PAGE = {
+    "/": _FOLDER / "index.html",
+    "/page/page.js": _FOLDER / "page.js",
+    "/page/style.css": _FOLDER / "style.css",
+    "/page/icon.svg": _FOLDER / "icon.svg",
+}
+_DOCS = {
+    "/docs": _FOLDER / "docs.html",
+    "/docs/docs.js": _FOLDER / "docs.js",
+    "/docs/icon.svg": _FOLDER / "icon.svg",
+    "/docs/swagger-ui-bundle.js": _SWAGGER_UI / "swagger-ui-bundle.js",
+    "/docs/swagger-ui.css": _SWAGGER_UI / "swagger-ui.css",
+}
+
+# Only our own files run, style and are asked.
+_OURS_ONLY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+)
+
+
+def page_router() -> APIRouter:
+    """The page and its files. It shows photographs and the camera from memory."""
+    return file_router(
+        _PAGE,
+        {
+            "Content-Security-Policy": _OURS_ONLY + "img-src 'self' blob:; media-src blob:",
+            "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+        },
+    )
+
+
+def docs_router() -> APIRouter:
+    """The interactive reference and its files, most of which are Swagger UI's, whose icons are `data:`."""
+    return file_router(_DOCS, {"Content-Security-Policy": _OURS_ONLY + "img-src 'self' data:"})

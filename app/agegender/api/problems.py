@@ -1,0 +1,311 @@
+"""Everything that can go wrong with a request, as problem documents (RFC 9457): one table, one place."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agegender.api.schemas import Problem
+from agegender.inference.pipeline import DetectorUnavailable, ImageTooLarge, ImageUnreadable
+from agegender.inference.pool import Overloaded, QueueTimeout, ShuttingDown
+from agegender.inference.variants import ModelUnavailable, UnknownModel
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 1
+
+logger = logging.getLogger("agegender")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of problem; `example` is a detail that it may come with."""
+
+    name: str
+    status: int
+    title: str
+    example: str
+
+    @property
+    def type(self) -> str:
+        """The relative URI that names this kind."""
+        return f"/problems/{self.name}"
+
+
+IMAGE_MISSING = Kind("image-missing", 400, "No image", "The request has no body: send an image in it.")
+IMAGE_UNREADABLE = Kind(
+    "image-unreadable",
+    400,
+    "Image unreadable",
+    "The image is cut short: its JPEG data ends too early. Send the whole file.",
+)
+MULTIPART_INVALID = Kind(
+    "multipart-invalid",
+    400,
+    "Multipart body invalid",
+    "The multipart body must hold exactly one file part named image, as `curl -F image=@photo.jpg` sends it.",
+)
+UNAUTHORIZED = Kind(
+    "unauthorized",
+    401,
+    "API key missing or wrong",
+    "This service asks for a key: send yours in the header X-API-Key.",
+)
+MODEL_UNKNOWN = Kind(
+    "model-unknown", 404, "No such model", "There is no such model; there are: age_gender_A, age_gender_B."
+)
+NOT_FOUND = Kind("not-found", 404, "No such path", "There is nothing here: GET /docs lists what there is.")
+METHOD_NOT_ALLOWED = Kind(
+    "method-not-allowed",
+    405,
+    "Method not allowed",
+    "This path does not take GET: the header Allow lists what it takes.",
+)
+BODY_TOO_LARGE = Kind(
+    "body-too-large",
+    413,
+    "Too many bytes",
+    "The image has more than the 10485760 bytes that are allowed: send a smaller one.",
+)
+IMAGE_TOO_LARGE = Kind(
+    "image-too-large",
+    413,
+    "Too many pixels",
+    "The image has 400.0 million pixels; at most 40.0 million are allowed. Send a smaller one.",
+)
+MEDIA_TYPE_UNSUPPORTED = Kind(
+    "media-type-unsupported",
+    415,
+    "Content type not supported",
+    "The body must be multipart/form-data, or an image with a Content-Type such as image/jpeg.",
+)
+PARAMETER_INVALID = Kind(
+    "parameter-invalid",
+    422,
+    "Parameter invalid",
+    "The query parameter max_faces is not valid. A whole number from 1 to 100: so many faces at most, "
+    "the largest first.",
+)
+DETECTOR_UNAVAILABLE = Kind(
+    "detector-unavailable",
+    422,
+    "Detector not installed",
+    "The detector yunet is not installed here: use auto or haar.",
+)
+MODEL_UNAVAILABLE = Kind(
+    "model-unavailable",
+    422,
+    "Model not loaded",
+    "The model age_gender_C is listed but cannot run here: TensorFlow, which runs a .keras file, is not installed.",
+)
+RATE_LIMITED = Kind(
+    "rate-limited",
+    429,
+    "Asked too often",
+    "Requests are limited to 60 per minute: try again in 12 seconds.",
+)
+OVERLOADED = Kind(
+    "overloaded",
+    503,
+    "Overloaded",
+    "The service has as much to do as it can take: try again in a few seconds.",
+)
+QUEUE_TIMEOUT = Kind(
+    "queue-timeout",
+    503,
+    "Waited too long",
+    "The service is busy and this waited too long: try again in a few seconds.",
+)
+SHUTTING_DOWN = Kind(
+    "shutting-down", 503, "Shutting down", "The service is shutting down: try again in a few seconds."
+)
+INTERNAL_ERROR = Kind(
+    "internal-error",
+    500,
+    "Internal error",
+    "A defect of the service; its log holds the rest under this request_id.",
+)
+
+
+class ApiError(Exception):
+    """A problem that the HTTP layer itself found; `detail` is a sentence for the caller."""
+
+    def __init__(
+        self, kind: Kind, detail: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail or kind.example)
+        self.kind = kind
+        self.headers = headers
+
+
+# Where an exception inherits from another, Starlette takes the handler of the nearest class.
+_KINDS: dict[type[Exception], Kind] = {
+    ImageUnreadable: IMAGE_UNREADABLE,
+    ImageTooLarge: IMAGE_TOO_LARGE,
+    UnknownModel: MODEL_UNKNOWN,
+    ModelUnavailable: MODEL_UNAVAILABLE,
+    DetectorUnavailable: DETECTOR_UNAVAILABLE,
+    Overloaded: OVERLOADED,
+    QueueTimeout: QUEUE_TIMEOUT,
+    ShuttingDown: SHUTTING_DOWN,
+}
+
+
+def as_api_error(error: Exception, request: Request) -> ApiError:
+    """What `error`, of one image among several, is answered with; where nobody expected it, the log holds the rest."""
+    if isinstance(error, ApiError):
+        return error
+    kind = _KINDS.get(type(error))
+    if kind is None:
+        _log_defect(request.state.request_id)
+        return ApiError(INTERNAL_ERROR)
+    return ApiError(kind, str(error))
+
+
+def response_to(error: Exception, request: Request) -> Response:
+    """The answer that says what was wrong, of an exception that a request ended with."""
+    known = as_api_error(error, request)
+    return problem_response(
+        known.kind, str(known), request.scope["path"], request.state.request_id, known.headers
+    )
+
+
+def parameter_invalid(request: Request, errors: Sequence[Mapping[str, Any]]) -> ApiError:
+    """What the first of pydantic's `errors` in the query is answered with."""
+    return ApiError(PARAMETER_INVALID, _what_is_invalid(request, errors[0]))
+
+
+def problem_of(error: ApiError, request: Request) -> Problem:
+    """The document that says what was wrong."""
+    return _problem(error.kind, str(error), request.scope["path"], request.state.request_id)
+
+
+def _problem(kind: Kind, detail: str, path: str, request_id: str) -> Problem:
+    return Problem(
+        type=kind.type,
+        title=kind.title,
+        status=kind.status,
+        detail=detail,
+        instance=path,
+        request_id=request_id,
+    )
+
+
+def _log_defect(request_id: str) -> None:
+    logger.exception("a defect", extra={"fields": {"request_id": request_id}})
+
+
+def problem_response(
+    kind: Kind, detail: str, path: str, request_id: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The answer that says what was wrong."""
+    problem = _problem(kind, detail, path, request_id)
+    headers = dict(headers or {})
+    if kind.status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return Response(problem.model_dump_json(), kind.status, headers, MEDIA_TYPE)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Turn every exception that a request can end with into a problem document."""
+
+    async def known_error(request: Request, error: Exception) -> Response:
+        return response_to(error, request)
+
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405:
+            detail = f"This path does not take {request.method}: the header Allow lists what it takes."
+            return response_to(ApiError(METHOD_NOT_ALLOWED, detail, error.headers), request)
+        if error.status_code == 404:
+            return response_to(ApiError(NOT_FOUND), request)
+        raise error
+
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        return response_to(parameter_invalid(request, error.errors()), request)
+
+    for exception in (*_KINDS, ApiError):
+        app.add_exception_handler(exception, known_error)
+    app.add_exception_handler(HTTPException, http_error)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, validation_error)  # type: ignore[arg-type]
+
+
+class AnswerDefects:
+    """ASGI middleware: what nobody expected is a 500 that says nothing of it, and a line in the log that says all.
+
+    What the server cuts off at its end is a 503.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting)
+        except ClientDisconnect:
+            raise
+        except asyncio.CancelledError:  # the server stops, and this took longer than it waits
+            if begun:
+                raise
+            answer = response_to(ShuttingDown(), Request(scope))
+            await answer(scope, receive, send)
+        except Exception:
+            request_id = scope["state"]["request_id"]
+            _log_defect(request_id)
+            if begun:
+                raise  # the server can only cut the answer off
+            answer = problem_response(INTERNAL_ERROR, INTERNAL_ERROR.example, scope["path"], request_id)
+            await answer(scope, receive, send)
+
+
+def _what_is_invalid(request: Request, error: Mapping[str, Any]) -> str:
+    # Every route takes its query as one model.
+    (query,) = request.scope["route"].dependant.query_params
+    fields = query.field_info.annotation.model_fields
+    name = error["loc"][-1]
+    if name in fields:
+        if isinstance(error["input"], list):
+            return f"The query parameter {name} is given more than once: give it once."
+        return f"The query parameter {name} is not valid. {fields[name].description}"
+    listing = f"there are: {', '.join(fields)}" if fields else "this path takes none"
+    return f"There is no query parameter of that name; {listing}."
+
+
+def openapi_responses(*kinds: Kind, path: str = "/predict") -> dict[int | str, dict[str, Any]]:
+    """The `responses` of the route at `path` that may end with `kinds`, one example each."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for kind in (*kinds, INTERNAL_ERROR):
+        response = responses.setdefault(
+            kind.status,
+            {
+                "description": kind.title,
+                "content": {
+                    MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}},
+                },
+            },
+        )
+        response["content"][MEDIA_TYPE]["examples"][kind.name] = {
+            "summary": kind.title,
+            "value": _problem(kind, kind.example, path, "3f0c5a9e").model_dump(),
+        }
+        if kind.status in (429, 503):
+            response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    return responses

@@ -1,0 +1,121 @@
+"""Around every request: its id, headers that each answer carries, one line in the log, and a count."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agegender.api.metrics import Metrics
+from agegender.api.problems import INTERNAL_ERROR
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_CLIENT_LEFT = 499
+"""Logged, never sent: nginx's number for a client that did not wait for the answer."""
+
+_HEADERS = (
+    # What a browser may do with an answer: show it, and nothing else. Pages set their own.
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    # An answer tells about a person: nobody on the way keeps it.
+    (b"cache-control", b"no-store"),
+)
+
+logger = logging.getLogger("agegender")
+
+
+class Observe:
+    """ASGI middleware, around all that answers. What a handler puts into `request.state.noted` is logged as well."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        sent_id = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent_id if _SANE_ID.fullmatch(sent_id) else os.urandom(16).hex()
+        noted: dict[str, Any] = {}
+        scope.setdefault("state", {}).update(request_id=request_id, noted=noted)
+        status: int | None = None
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                given = {name for name, _ in message["headers"]}
+                own = [(b"x-request-id", request_id.encode())]
+                own += [header for header in _HEADERS if header[0] not in given]
+                message["headers"] = [*message["headers"], *own]
+            await send(message)
+
+        # RFC 9110, 9.3.2: what GET answers, of which the server sends the head alone.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        try:
+            await self._app(asked, receive, send_with_id)
+        except ClientDisconnect:
+            status = _CLIENT_LEFT
+        finally:
+            # As it is declared: a path that is not there may hold a file's name, as `curl -T` sends it.
+            route = getattr(asked.get("route"), "path", "other")
+            self._metrics.count_request(route, status or INTERNAL_ERROR.status)
+            fields = {
+                "request_id": request_id,
+                "method": scope["method"],
+                "path": route,
+                "status": status,
+                **noted,
+                "ms": round(1000 * (time.perf_counter() - begun), 2),
+            }
+            logger.info("request", extra={"fields": fields})
+
+
+# json.dumps makes such an encoder anew each time.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a record: time, level, message, whatever `extra={"fields": ...}` holds, traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See the class."""
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return _encode(line)
+
+
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": JsonLines}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "loggers": {
+        "agegender": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        # Start and stop; its line a request would say less than ours.
+        "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        # It warns of what a caller sent, and quotes it: our line a request holds the refusal.
+        "python_multipart": {"level": "ERROR"},
+    },
+    # Whatever another library has to say comes as a line of JSON too.
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+}
+"""For `logging.config.dictConfig`, or as uvicorn's `log_config`."""

@@ -1,0 +1,94 @@
+"""Optional traces by OpenTelemetry: a span for each request, with one for each stage of a prediction inside.
+
+Where they go is for OpenTelemetry's own variables to say, such as OTEL_EXPORTER_OTLP_ENDPOINT.
+"""
+
+from __future__ import annotations
+
+import time
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agegender.inference.pipeline import Timings
+
+_UNTRACED = ("/health/live", "/health/ready", "/metrics")
+"""What probes and scrapers ask for, again and again."""
+
+
+class TracesUnavailable(Exception):
+    """OpenTelemetry is not installed; str(e) is a sentence that says what to do."""
+
+
+class Traces:
+    """Sends spans in the background. Raises TracesUnavailable."""
+
+    def __init__(self) -> None:
+        try:
+            from opentelemetry import propagate, trace
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        except ModuleNotFoundError as error:
+            raise TracesUnavailable(
+                "Traces need OpenTelemetry: install this package with its extra `traces`, or switch them off by "
+                "--traces=false (AGEGENDER_TRACES)."
+            ) from error
+        # OTEL_SERVICE_NAME, where it is set, goes before.
+        self._provider = TracerProvider(resource=Resource.create({"service.name": "agegender"}))
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("agegender")
+        self._extract = propagate.extract
+        self._server = trace.SpanKind.SERVER
+
+    def add_stages(self, spent: Timings) -> None:
+        """Spans of a prediction that has just ended, inside the span of the request that is being served."""
+        at = time.time_ns() - round(spent.total * 1e6)
+        for stage in ("decode", "detect", "predict"):
+            span = self._tracer.start_span(stage, start_time=at)
+            at += round(getattr(spent, stage) * 1e6)
+            span.end(at)
+
+    async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request in a span, which goes on the caller's trace where its headers name one."""
+        context = self._extract(Headers(scope=scope))
+        method = scope["method"]
+        with self._tracer.start_as_current_span(method, context=context, kind=self._server) as span:
+
+            async def send_and_note(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    span.set_attribute("http.response.status_code", message["status"])
+                await send(message)
+
+            try:
+                await app(scope, receive, send_and_note)
+            finally:
+                # As it is declared, as in the log: what was asked for may hold a file's name.
+                route = getattr(scope.get("route"), "path", "other")
+                span.update_name(f"{method} {route}")
+                span.set_attributes(
+                    {
+                        "http.request.method": method,
+                        "http.route": route,
+                        "agegender.request_id": scope["state"]["request_id"],
+                    }
+                )
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._provider.shutdown()
+
+
+class Traced:
+    """ASGI middleware that traces what is worth it; inside `Observe`, which gives requests their ids."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"] in _UNTRACED:
+            await self._app(scope, receive, send)
+        else:
+            await scope["app"].state.traces.serve(self._app, scope, receive, send)

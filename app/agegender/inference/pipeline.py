@@ -1,0 +1,167 @@
+"""An image file to its faces, each with an age and a gender."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from agegender.inference.ages import read_ages
+from agegender.inference.prediction import (
+    Age,
+    DetectorChoice,
+    DetectorName,
+    FaceEstimate,
+    Gender,
+    Prediction,
+    Timings,
+)
+from agegender.inference.session import Session
+from agegender.inference.variants import Catalogue, Variant
+from agegender.inference.yunet import YuNet
+from agegender.vision.align import crop_face, crop_whole
+from agegender.vision.decode import ImageTooLarge, ImageUnreadable, decode
+from agegender.vision.detect import DEFAULT_MAX_SIDE, Haar
+from agegender.vision.face import Box, Face
+
+__all__ = [
+    "Age",
+    "Box",
+    "DetectorChoice",
+    "DetectorName",
+    "DetectorUnavailable",
+    "FaceEstimate",
+    "Gender",
+    "ImageTooLarge",
+    "ImageUnreadable",
+    "Pipeline",
+    "Prediction",
+    "Timings",
+]
+
+
+class DetectorUnavailable(Exception):
+    """YuNet was asked for and its file is not there; str(e) is a sentence for the caller."""
+
+
+class Pipeline:
+    """Decodes, detects, crops and runs the model, on one thread: Haar is not shared, YuNet and sessions may be."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        yunet: YuNet | None,
+        max_pixels: int = 40_000_000,
+        detect_max_side: int = DEFAULT_MAX_SIDE,
+    ) -> None:
+        # There are as many workers as cores: OpenCV's own threads, one a core unless the process says
+        # otherwise, would take turns with them.
+        cv2.setNumThreads(1)
+        self._catalogue = catalogue
+        self._max_pixels = max_pixels
+        self._yunet = yunet
+        self._detect_max_side = detect_max_side
+
+    def predict(
+        self,
+        photograph: bytes | memoryview | NDArray[np.uint8],
+        *,
+        model: str,
+        detector: DetectorChoice = "auto",
+        min_confidence: float | None = None,
+        max_faces: int = 20,
+    ) -> Prediction:
+        """Estimate age and gender of the `max_faces` largest faces in an image file or in pixels.
+
+        Pixels are upright (height, width, 3) BGR, and not bounded.
+        `min_confidence` in 0..1, or None for the detector's own. Raises UnknownModel, ModelUnavailable,
+        DetectorUnavailable, ImageUnreadable or ImageTooLarge.
+        """
+        begun = time.perf_counter()
+        session = self._catalogue.session(model)
+        variant = self._catalogue[model].variant
+        finder = self._detector(detector)
+
+        image = photograph if isinstance(photograph, np.ndarray) else decode(photograph, self._max_pixels)
+        height, width = image.shape[:2]
+        decoded = time.perf_counter()
+
+        faces = [Face(Box(0, 0, width, height))] if finder is None else finder.detect(image, min_confidence)
+        faces = faces[:max_faces]  # which are the largest: they come first
+        detected = time.perf_counter()
+
+        crops = [crop_face(image, face) for face in faces] if finder else [crop_whole(image)]
+        estimates = _estimate(session, variant, faces, crops)
+        predicted = time.perf_counter()
+
+        return Prediction(
+            model=model,
+            detector="none" if finder is None else finder.name,
+            width=width,
+            height=height,
+            faces=estimates,
+            timings_ms=Timings(
+                decode=1000 * (decoded - begun),
+                detect=1000 * (detected - decoded),
+                predict=1000 * (predicted - detected),
+                total=1000 * (predicted - begun),
+            ),
+        )
+
+    def warm(self) -> None:
+        """Run the detector of choice and each loaded model once, since the first time is slow."""
+        blank = np.zeros((480, 640, 3), np.uint8)
+        (self._yunet or self._haar).detect(blank)
+        for model in self._catalogue:
+            if model.session is not None:
+                model.session.run(crop_whole(blank)[np.newaxis])
+
+    @cached_property
+    def _haar(self) -> Haar:
+        """Made when it is first needed: beside YuNet it seldom is, and takes some 10 MB."""
+        return Haar(self._detect_max_side)
+
+    def _detector(self, choice: DetectorChoice) -> YuNet | Haar | None:
+        match choice:
+            case "none":
+                return None
+            case "haar":
+                return self._haar
+            case "auto":
+                return self._yunet or self._haar
+            case "yunet":
+                if self._yunet is None:
+                    raise DetectorUnavailable(
+                        "The detector yunet is not installed here: use auto or haar, or let the operator run "
+                        "`agegender fetch-detector` and start the service again."
+                    )
+                return self._yunet
+
+
+def _estimate(
+    session: Session, variant: Variant, faces: list[Face], crops: list[NDArray[np.uint8]]
+) -> tuple[FaceEstimate, ...]:
+    """Run the model on all crops at once, and read its probabilities in years and labels."""
+    if not faces:
+        return ()
+    age, male = session.run(np.stack(crops))
+    ages = read_ages(age, variant.age_estimate, variant.age_interval)
+    coverage = variant.age_interval.coverage
+    return tuple(
+        FaceEstimate(
+            box=face.box,
+            confidence=face.confidence,
+            landmarks=face.landmarks,
+            age=Age(float(years), float(low), float(high), coverage),
+            gender=_gender(float(probability)),
+        )
+        for face, years, low, high, probability in zip(faces, *ages, male, strict=True)
+    )
+
+
+def _gender(male: float) -> Gender:
+    return Gender("male", male) if male >= 0.5 else Gender("female", 1 - male)

@@ -1,0 +1,203 @@
+"""Every setting of the service, once: an environment variable `AGEGENDER_NAME` and an option of `agegender serve`."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from agegender.cores import available_cores
+
+ENV_PREFIX = "AGEGENDER_"
+
+
+class Settings(BaseSettings):
+    """What an operator may choose; the reason for each default stands in its description."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore"
+    )
+
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; 0.0.0.0 opens the service to the network."
+    )
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of its own for GET /metrics, which then is not on the other one; 0 takes a free one.",
+    )
+    models: Path = Field(
+        default_factory=lambda: _models_folder(),
+        description="Folder of the models: ID.onnx and ID.json each; by default `models` in the working directory or, "
+        "where there is no model in it, beside this package.",
+    )
+    default_model: str = Field("age_gender_B", description="Model of requests that name none.")
+    yunet_path: Path | None = Field(
+        None, description="YuNet's file, where it is not the one that `agegender fetch-detector` stores."
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Server processes, each with workers and a queue of its own; more than one where one interpreter "
+        "is the limit.",
+    )
+    workers: int = Field(
+        default_factory=lambda values: max(1, available_cores() // values["processes"]),
+        ge=1,
+        le=1024,
+        description="Worker threads of each process; by default one per core that it may use, since each uses one "
+        "fully.",
+    )
+    queue_size: int = Field(
+        default_factory=lambda values: 4 * values["workers"],
+        ge=0,
+        description="Requests that may wait for a worker, by default 4 per worker; more get 503 at once.",
+    )
+    queue_timeout: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds after which a request that still waits for a worker gets 503.",
+    )
+    arrival_timeout: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds in which a request must have arrived whole; slower senders are cut off.",
+    )
+    drain_timeout: float = Field(
+        20.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that accepted requests have to finish when the service is stopped.",
+    )
+    max_bytes: int = Field(10 * 2**20, ge=1, description="Largest image accepted, bytes.")
+    arrival_memory: int = Field(
+        default_factory=lambda values: 16 * values["max_bytes"],
+        ge=1,
+        description="Bytes of requests still arriving that are held at a time, by default 16 of the largest images; "
+        "what comes beyond gets 503.",
+    )
+    max_batch_bytes: int = Field(
+        default_factory=lambda values: values["arrival_memory"] // 4,
+        ge=1,
+        description="Largest batch accepted, bytes in all, by default a quarter of the memory for arriving requests, "
+        "of which batches may take half.",
+    )
+    max_pixels: int = Field(
+        40_000_000,
+        ge=1,
+        le=100_000_000,  # OpenCV's own bound, which app/agegender/vision/__init__.py sets
+        description="Largest image decoded, pixels; a worker takes 8 bytes for each, and kinds of file that need "
+        "more, AVIF above all, get fewer.",
+    )
+    detect_max_side: int = Field(
+        640,
+        ge=64,
+        description="Faces are looked for on a copy of the image whose longest side has at most so many pixels.",
+    )
+    traces: bool = Field(
+        False,
+        description="Whether to send OpenTelemetry traces, as its own OTEL_... variables say; needs the extra traces.",
+    )
+    page: bool = Field(True, description="Whether / answers with the page to try the service by hand.")
+    api_keys: SecretStr = Field(
+        SecretStr(""),
+        description="Comma-separated keys, one of which each request must send; none: open to all.",
+    )
+    rate_limit: str = Field(
+        "",
+        description="Requests that each caller may send, as in 60/minute, by key or else by address, to each server "
+        "process; a batch is one, and more get 429.",
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Comma-separated addresses or networks of proxies whose X-Forwarded-For counts; none: nobody's.",
+    )
+
+    cors_origins: str = Field(
+        "",
+        description="Comma-separated origins whose pages may ask from a browser, as in https://example.com; *: all.",
+    )
+
+    @field_validator("metrics_port")
+    @classmethod
+    def _is_another_port(cls, metrics_port: int | None, others: ValidationInfo) -> int | None:
+        if metrics_port and metrics_port == others.data.get("port"):
+            raise PydanticCustomError("port", "Input should be another port than AGEGENDER_PORT")
+        return metrics_port
+
+    @field_validator("arrival_memory")
+    @classmethod
+    def _holds_an_image(cls, arrival_memory: int, others: ValidationInfo) -> int:
+        if arrival_memory < others.data.get("max_bytes", 0):
+            raise PydanticCustomError("memory", "Input should be at least AGEGENDER_MAX_BYTES")
+        return arrival_memory
+
+    @field_validator("max_batch_bytes")
+    @classmethod
+    def _finds_room(cls, max_batch_bytes: int, others: ValidationInfo) -> int:
+        if max_batch_bytes > others.data.get("arrival_memory", 0) // 2:
+            raise PydanticCustomError("batch", "Input should be at most half of AGEGENDER_ARRIVAL_MEMORY")
+        return max_batch_bytes
+
+    @field_validator("api_keys")
+    @classmethod
+    def _holds_a_key(cls, keys: SecretStr) -> SecretStr:
+        if keys.get_secret_value() and not listed(keys.get_secret_value()):
+            raise PydanticCustomError("keys", "Input should hold a key, or be left out to let everybody ask")
+        return keys
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_a_rate(cls, rate: str) -> str:
+        if rate and not re.fullmatch(r"[1-9]\d{0,8}/(second|minute|hour|day)", rate):
+            raise PydanticCustomError(
+                "rate",
+                "Input should be a number of requests per second, minute, hour or day, such as 60/minute",
+            )
+        return rate
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, proxies: str) -> str:
+        try:
+            for proxy in listed(proxies):
+                ipaddress.ip_network(proxy)
+        except ValueError:
+            raise PydanticCustomError(
+                "proxies", "Input should be addresses or networks, such as 10.0.0.2,192.168.0.0/16"
+            ) from None
+        return proxies
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: str) -> str:
+        for origin in listed(origins):
+            if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.:\[\]-]+", origin):
+                raise PydanticCustomError(
+                    "origins",
+                    "Input should be origins as browsers send them, such as https://example.com,http://localhost:3000",
+                )
+        return origins
+
+
+def _models_folder() -> Path:
+    """The default one: who works in another directory than the project's shall not have to name it."""
+    here = Path("models")
+    for folder in (here, Path(__file__).parents[2] / "models"):
+        if any(metadata.with_suffix(".onnx").exists() for metadata in folder.glob("*.json")):
+            return folder
+    return here
+
+
+def listed(comma_separated: str) -> list[str]:
+    """The parts of a setting that may hold several, without the spaces around them."""
+    return [part for each in comma_separated.split(",") if (part := each.strip())]

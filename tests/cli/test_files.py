@@ -1,0 +1,129 @@
+"""Which files are meant by a name, and how many of them are in memory at a time."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from agegender.api.schemas import PredictionAnswer
+from agegender.cli.files import File, answers, find_files
+from agegender.vision.errors import ImageUnreadable
+from helpers import PATIENCE, grey, png
+
+ANSWER = PredictionAnswer.model_validate(PredictionAnswer.model_json_schema()["example"])
+
+
+@pytest.fixture
+def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "b.jpg", "a.PNG", "deep/deeper/c.avif", "deep/d.webp", "e.txt", "drawn/b.annotated.jpg", ".f.jpg", ".bin/g.jpg"
+    ):  # fmt: skip
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["."], ["a.PNG", "b.jpg", "deep/d.webp", "deep/deeper/c.avif"]),
+        (["e.txt", "b.jpg"], ["e.txt", "b.jpg"]),
+        (["*.jpg", "deep/*"], ["b.jpg", "deep/d.webp", "deep/deeper/c.avif"]),
+        (["**/*.webp"], ["deep/d.webp"]),
+        (["./deep/**"], ["./deep/d.webp", "./deep/deeper/c.avif"]),
+        (["drawn/*"], ["drawn/b.annotated.jpg"]),
+        (["-", "b.jpg"], ["-", "b.jpg"]),
+    ],
+    ids=[
+        "folder",
+        "files of any kind",
+        "patterns",
+        "deep pattern",
+        "folders and what is in them",
+        "named all the same",
+        "stdin",
+    ],
+)
+def test_names_stand_for_files_in_order(album: Path, names: list[str], expected: list[str]) -> None:
+    assert [file.name for file in find_files(names)] == expected
+
+
+def test_a_file_is_taken_by_its_name_before_it_is_a_pattern(album: Path) -> None:
+    (album / "[b].jpg").touch()
+    assert [file.name for file in find_files(["[b].jpg"])] == ["[b].jpg"]
+
+
+def test_a_name_that_stands_for_nothing_says_so(album: Path) -> None:
+    (album / "empty").mkdir()
+    missing, pattern, folder = find_files(["missing.jpg", "*.tiff", "empty"])
+    assert missing.problem is None  # as reading it will tell
+    assert pattern == File("*.tiff", problem="No file has a name of this pattern.")
+    assert folder == File("empty", problem="The folder holds no JPEG, PNG, WebP, BMP or AVIF file.")
+
+
+def test_annotated_pictures_lie_as_the_files_in_their_folder(album: Path) -> None:
+    annotated = [file.annotated for file in find_files([str(album / "deep"), "b.jpg", "-"])]
+    assert annotated == [
+        "d.annotated.jpg",
+        "deeper/c.annotated.jpg",
+        "b.annotated.jpg",
+        "stdin.annotated.jpg",
+    ]
+
+
+def test_annotated_pictures_of_a_pattern_lie_as_the_files_below_its_fixed_part(album: Path) -> None:
+    (album / "deep/b.jpg").touch()
+    (album / "deep/deeper/b.jpg").touch()
+    for pattern in ("deep/**/b.jpg", f"{album}/deep/**/b.jpg"):
+        annotated = [file.annotated for file in find_files([pattern])]
+        assert annotated == ["b.annotated.jpg", "deeper/b.annotated.jpg"]
+
+
+def test_a_name_too_long_to_be_annotated_costs_no_other_its_picture(album: Path) -> None:
+    long, short = album / f"{'n' * 248}.jpg", album / "b.jpg"
+    for path in (long, short):
+        path.write_bytes(png(grey()))
+    files = [File(str(path), path.with_suffix(".annotated.jpg").name) for path in (long, short)]
+    first, second = answers(files, lambda _: ANSWER, 1, album / "drawn", 10**6)
+    assert "too long a name" in str(first.said)
+    assert second.said == ANSWER
+    assert (album / "drawn/b.annotated.jpg").stat().st_size > 0
+
+
+def test_results_come_in_order_from_several_threads_and_few_files_are_read_ahead(album: Path) -> None:
+    names = [f"{number}.jpg" for number in range(200)]
+    for name in names:
+        (album / name).write_bytes(name.encode())
+    asked: list[bytes] = []
+    both = threading.Barrier(2, timeout=PATIENCE)
+
+    def ask(data: bytes) -> PredictionAnswer:
+        if data in (b"0.jpg", b"1.jpg"):
+            both.wait()  # which one thread alone would never pass
+        asked.append(data)
+        if data == b"7.jpg":
+            raise ImageUnreadable("No image.")
+        return ANSWER.model_copy(update={"model": data.decode()})
+
+    results = answers([File(name) for name in names], ask, threads=2)
+    said = []
+    for taken, result in enumerate(results):
+        said.append(result.said if isinstance(result.said, str) else result.said.model)
+        assert result.name == names[taken]
+        assert len(asked) <= taken + 8
+    assert said == [*names[:7], "No image.", *names[8:]]
+
+
+def test_what_stops_one_stops_all_and_the_rest_is_not_begun(album: Path) -> None:
+    asked: list[bytes] = []
+
+    def ask(data: bytes) -> PredictionAnswer:
+        asked.append(data)
+        raise RuntimeError("a defect")
+
+    with pytest.raises(RuntimeError):
+        list(answers([File("b.jpg")] * 200, ask, threads=2))
+    assert len(asked) <= 8
