@@ -40,7 +40,7 @@ def test_without_what_training_needs_it_says_how_to_get_that(
     tmp_path: Path, empty_cache: Path, arguments: tuple[str, ...]
 ) -> None:
     (tmp_path / "keras.py").write_text("raise ModuleNotFoundError(\"No module named 'keras'\", name='keras')")
-    said = fail(tmp_path, empty_cache, *arguments, PYTHONPATH=str(tmp_path))
+    said = fail(tmp_path, empty_cache, *arguments)
     assert said == "keras is not installed: run `make env-train` first."
 
 
