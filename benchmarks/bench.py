@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agegender.inference.pipeline import DetectorName
+from agegender.answers import DetectorName
 from agegender.inference.variants import Catalogue
 
 from benchmarks.load import Client

@@ -12,9 +12,9 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-from agegender.api.schemas import PredictionAnswer
+from agegender.answers import DetectorName
 from agegender.inference.ages import read_ages
-from agegender.inference.pipeline import DetectorName, Pipeline
+from agegender.inference.pipeline import Pipeline
 from agegender.inference.variants import Catalogue
 from agegender.inference.yunet import YuNet
 from agegender.vision.align import crop_face
@@ -80,7 +80,7 @@ def measure(
         crops = timed("align", lambda: [crop_face(image, face) for face in faces])  # noqa: B023
         for model in models:
             timed(model, partial(_read, bench.catalogue, model, crops))
-        timed("encode", lambda: PredictionAnswer.of(prediction).model_dump_json())
+        timed("encode", lambda: prediction.model_dump_json())
     cost = {step: statistics.median(passes[1:]) for step, passes in times.items()}  # the first one is slow
     running = {model: cost[model] for model in models}
     return Parts(len(faces), cost["decode"], cost["detect"], cost["align"], running, cost["encode"])

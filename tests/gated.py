@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import uvicorn
-from agegender.inference.pipeline import Pipeline, Prediction
+from agegender.answers import Prediction
+from agegender.inference.pipeline import Pipeline
 from agegender.inference.pool import Load
 from agegender.main import create_app
 from agegender.settings import Settings

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agegender.api.schemas import PredictionAnswer
+from agegender.answers import Prediction
 from agegender.predictor import (
     DetectorFileError,
     DetectorUnavailable,
@@ -43,7 +43,7 @@ def predictor(models_folder: Path, empty_cache: Path, monkeypatch: pytest.Monkey
     return Predictor(Settings(models=models_folder, yunet_path=YUNET if YUNET.exists() else None))
 
 
-def said(answer: PredictionAnswer) -> dict[str, Any]:
+def said(answer: Prediction) -> dict[str, Any]:
     return without_timings(answer.model_dump(mode="json"))
 
 

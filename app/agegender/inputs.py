@@ -8,8 +8,9 @@ from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
-from agegender.inference.prediction import DetectorChoice
+from agegender.answers import DetectorChoice
 
 Photograph = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 """Path of an image file, the bytes of one, or upright pixels (height, width, 3) uint8."""
@@ -29,6 +30,37 @@ class Options(TypedDict, total=False):
     """0 to 1; None: the detector's own."""
     max_faces: int
     """1 to 100, the largest first; 20 unless given."""
+
+
+class PredictQuery(BaseModel):
+    """Query parameters of a prediction; each description says what is allowed, for errors too."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(
+        None,
+        description="An id from GET /models; without it, the service's default model.",
+        examples=["age_gender_B"],
+    )
+    detector: DetectorChoice = Field(
+        "auto",
+        description="One of auto, yunet, haar and none. With auto it is YuNet where its file is present, else Haar; "
+        "none says that the image is one face, already cropped.",
+    )
+    min_confidence: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="A number from 0 to 1: faces found with less confidence are left out. "
+        "Without it, 0.6 for YuNet and 0.9 for Haar.",
+    )
+    max_faces: int = Field(
+        20,
+        ge=1,
+        le=100,
+        description="A whole number from 1 to 100: so many faces at most, the largest first.",
+    )
 
 
 def file_or_pixels(photograph: Photograph, channels: Channels | None) -> bytes | NDArray[np.uint8]:

@@ -17,12 +17,12 @@ from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from agegender.answers import ModelAnswer, ModelsAnswer, Problem
 from agegender.api import health, metrics, models, page, predict, problems
 from agegender.api.body import ArrivalMemory
 from agegender.api.direct import Direct
 from agegender.api.rate_limit import RateLimit, may_ask
 from agegender.api.request_log import Observe
-from agegender.api.schemas import ModelAnswer, ModelsAnswer, Problem
 from agegender.api.security import ApiKeys
 from agegender.api.state import Service
 from agegender.api.traces import Traced, Traces, TracesUnavailable

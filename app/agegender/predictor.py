@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from typing import Unpack
 
-from agegender.api.schemas import PredictionAnswer, PredictQuery
+from agegender.answers import Prediction
 from agegender.inference.detector_file import DetectorFileError
-from agegender.inference.pipeline import DetectorUnavailable, ImageTooLarge, ImageUnreadable, Pipeline
+from agegender.inference.pipeline import DetectorUnavailable, Pipeline
 from agegender.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
 from agegender.inference.yunet import YuNet
-from agegender.inputs import Channels, Options, Photograph, file_or_pixels
+from agegender.inputs import Channels, Options, Photograph, PredictQuery, file_or_pixels
 from agegender.settings import Settings
+from agegender.vision.decode import ImageTooLarge, ImageUnreadable
 
 __all__ = [
     "DetectorFileError",
@@ -46,7 +47,7 @@ class Predictor:
 
     def predict(
         self, photograph: Photograph, *, channels: Channels | None = None, **options: Unpack[Options]
-    ) -> PredictionAnswer:
+    ) -> Prediction:
         """Age and gender of the faces in one photograph: a path, the bytes of a file, or an array.
 
         `channels` says in which order an array has its colours, and is needed for one. The answer is that of the
@@ -59,7 +60,7 @@ class Predictor:
             **query.model_dump(),
             "model": self._settings.default_model if query.model is None else query.model,
         }
-        return PredictionAnswer.of(self._own().predict(image, **given))
+        return self._own().predict(image, **given)
 
     def _own(self) -> Pipeline:
         """That of the calling thread: not all detectors may be shared."""

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from agegender.answers import Prediction
 from agegender.inference.pipeline import Pipeline
-from agegender.inference.prediction import Prediction
 from agegender.settings import Settings
 from fastapi import FastAPI
 from helpers import (

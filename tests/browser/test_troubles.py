@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from agegender.answers import Problem
 from agegender.api import problems
-from agegender.api.schemas import Problem
 from helpers import ASTRONAUT, Server
 from looking import NAME_OF_LOOPBACK, card, choose, shown_boxes, status
 

@@ -6,12 +6,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from agegender.api.schemas import PredictionAnswer
+from agegender.answers import Prediction
 from agegender.cli.files import File, answers, find_files
 from agegender.vision.errors import ImageUnreadable
 from helpers import PATIENCE, grey, png
 
-ANSWER = PredictionAnswer.model_validate(PredictionAnswer.model_json_schema()["example"])
+ANSWER = Prediction.model_validate(Prediction.model_json_schema()["example"])
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_results_come_in_order_from_several_threads_and_few_files_are_read_ahead
     asked: list[bytes] = []
     both = threading.Barrier(2, timeout=PATIENCE)
 
-    def ask(data: bytes) -> PredictionAnswer:
+    def ask(data: bytes) -> Prediction:
         if data in (b"0.jpg", b"1.jpg"):
             both.wait()  # which one thread alone would never pass
         asked.append(data)
@@ -120,7 +120,7 @@ def test_results_come_in_order_from_several_threads_and_few_files_are_read_ahead
 def test_what_stops_one_stops_all_and_the_rest_is_not_begun(album: Path) -> None:
     asked: list[bytes] = []
 
-    def ask(data: bytes) -> PredictionAnswer:
+    def ask(data: bytes) -> Prediction:
         asked.append(data)
         raise RuntimeError("a defect")
 

@@ -21,9 +21,9 @@ from typing import Any
 import cv2
 import pytest
 from agegender import client as package
+from agegender.answers import BatchAnswer, ImagePrediction, ImageProblem, ModelsAnswer, Prediction
 from agegender.api import problems
 from agegender.api.problems import Kind, problem_response
-from agegender.api.schemas import BatchAnswer, ImagePrediction, ImageProblem, ModelsAnswer, PredictionAnswer
 from agegender.client import AsyncClient, Client, NoAnswer, ProblemError, TimedOut, errors
 from agegender.settings import Settings
 from gated import gated_service
@@ -76,7 +76,7 @@ def ask(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ask:
 # The service itself
 
 
-def said(answer: PredictionAnswer) -> dict[str, Any]:
+def said(answer: Prediction) -> dict[str, Any]:
     return without_timings(answer.model_dump(mode="json"))
 
 
@@ -92,7 +92,7 @@ def test_a_path_bytes_and_arrays_get_the_answer_of_the_service(ask: Ask, server:
         (bgr[:, :, ::-1], {"channels": "RGB"}),
     ):
         answer = ask(server.url, "predict", photograph, **more)
-        assert isinstance(answer, PredictionAnswer)
+        assert isinstance(answer, Prediction)
         assert said(answer) == expected
 
 
@@ -309,7 +309,7 @@ def refusal(kind: Kind, **headers: str) -> Answer:
 
 @pytest.fixture(scope="module")
 def success() -> Answer:
-    example = PredictionAnswer.model_json_schema()["example"]
+    example = Prediction.model_json_schema()["example"]
     return 200, {"Content-Type": "application/json"}, json.dumps(example).encode()
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from agegender.inference.pipeline import Age, DetectorUnavailable, Pipeline, Prediction
+from agegender.answers import Age, Prediction
+from agegender.inference.pipeline import DetectorUnavailable, Pipeline
 from agegender.inference.variants import UnknownModel, load_catalogue
 from agegender.inference.yunet import YuNet
 from agegender.vision.decode import ImageTooLarge, ImageUnreadable
@@ -39,7 +40,7 @@ def test_without_a_detector_the_whole_image_is_the_face(
 ) -> None:
     prediction = predictor(tmp_path).predict(grey(level), model="tiny", detector="none")
     assert (prediction.model, prediction.detector) == ("tiny", "none")
-    assert (prediction.width, prediction.height) == (90, 60)
+    assert (prediction.image.width, prediction.image.height) == (90, 60)
     (face,) = prediction.faces
     assert (face.box.x, face.box.y, face.box.width, face.box.height) == (0, 0, 90, 60)
     assert face.confidence is None
@@ -97,7 +98,7 @@ def test_the_model_is_given_rgb(tmp_path: Path, channels: tuple[float, float, fl
 
 def test_an_image_without_faces_is_answered_with_none(tmp_path: Path) -> None:
     prediction = predictor(tmp_path).predict(grey(90, 300, 200), model="tiny", detector="haar")
-    assert prediction.faces == ()
+    assert prediction.faces == []
     assert prediction.detector == "haar"
     assert prediction.timings_ms.total > 0
 
@@ -146,10 +147,11 @@ def test_auto_is_yunet_where_its_file_is_and_each_answer_says_which(tmp_path: Pa
     assert 0.6 <= face.confidence <= 1
     assert face.landmarks is not None
     box = face.box
-    assert np.all(face.landmarks >= (box.x, box.y))
-    assert np.all(face.landmarks <= (box.x + box.width, box.y + box.height))
+    for x, y in face.landmarks.model_dump().values():
+        assert box.x <= x <= box.x + box.width
+        assert box.y <= y <= box.y + box.height
     assert one.predict(image, model="tiny", detector="haar").detector == "haar"
-    assert one.predict(image, model="tiny", detector="auto", min_confidence=1.0).faces == ()
+    assert one.predict(image, model="tiny", detector="auto", min_confidence=1.0).faces == []
 
 
 def test_auto_is_haar_without_yunet_and_yunet_itself_is_refused(tmp_path: Path) -> None:
@@ -176,7 +178,7 @@ def test_what_is_wrong_is_said_by_the_exception(tmp_path: Path) -> None:
 def test_the_stages_add_up_to_the_total(tmp_path: Path) -> None:
     spent = predictor(tmp_path).predict(grey(90, 640, 480), model="tiny", detector="haar").timings_ms
     assert min(spent.decode, spent.detect, spent.predict) >= 0
-    assert spent.decode + spent.detect + spent.predict == pytest.approx(spent.total)
+    assert spent.decode + spent.detect + spent.predict == pytest.approx(spent.total, abs=0.03)
 
 
 def test_a_predictor_keeps_opencv_to_one_thread(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agegender.api import problems
 from agegender.api.rate_limit import may_ask
-from agegender.api.schemas import PredictQuery
 from agegender.api.security import KEY_HEADER
 from agegender.api.state import service_of
+from agegender.inputs import PredictQuery
 
 
 class Direct:

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
+from agegender.answers import HealthAnswer
 from agegender.api import problems
-from agegender.api.schemas import HealthAnswer, NoQuery
+from agegender.api.schemas import NoQuery
 from agegender.api.state import service_of
 
 router = APIRouter(prefix="/health", tags=["health"])

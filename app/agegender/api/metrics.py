@@ -18,10 +18,10 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from agegender.answers import Prediction
 from agegender.api.problems import INTERNAL_ERROR, PARAMETER_INVALID, openapi_responses
 from agegender.api.schemas import NoQuery
 from agegender.api.state import Service
-from agegender.inference.pipeline import Prediction
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _FACES = (0, 1, 2, 3, 5, 10, 20, 50, 100)

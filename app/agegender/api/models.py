@@ -6,9 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
+from agegender.answers import ModelAnswer, ModelsAnswer
 from agegender.api import problems
-from agegender.api.schemas import ModelAnswer, ModelsAnswer, NoQuery
+from agegender.api.schemas import NoQuery
 from agegender.api.state import service_of
+from agegender.inference.variants import Model
 
 router = APIRouter(tags=["models"])
 
@@ -24,7 +26,7 @@ async def list_models(request: Request, _: Annotated[NoQuery, Query()]) -> Model
     return ModelsAnswer(
         default=service.default_model,
         detector=service.auto_detector,
-        models=[ModelAnswer.of(model) for model in service.catalogue],
+        models=[_answer(model) for model in service.catalogue],
     )
 
 
@@ -37,4 +39,14 @@ async def list_models(request: Request, _: Annotated[NoQuery, Query()]) -> Model
 )
 async def describe_model(model_id: str, request: Request, _: Annotated[NoQuery, Query()]) -> ModelAnswer:
     """As in the list."""
-    return ModelAnswer.of(service_of(request).catalogue[model_id])
+    return _answer(service_of(request).catalogue[model_id])
+
+
+def _answer(model: Model) -> ModelAnswer:
+    described = model.variant.model_dump(include=set(ModelAnswer.model_fields) - {"metrics"})
+    return ModelAnswer(
+        **described,
+        metrics=model.variant.metrics,
+        loaded=model.session is not None,
+        unavailable=model.unavailable,
+    )

@@ -10,14 +10,14 @@ from fastapi import APIRouter, Query, Request
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
+from agegender.answers import BatchAnswer, ImagePrediction, ImageProblem, Prediction
 from agegender.api import body, problems
 from agegender.api.body import MAX_BATCH_IMAGES, Share
 from agegender.api.problems import ApiError
-from agegender.api.schemas import BatchAnswer, ImagePrediction, ImageProblem, PredictionAnswer, PredictQuery
 from agegender.api.state import Service, service_of
 from agegender.inference.pipeline import Pipeline
 from agegender.inference.pool import Overloaded, Ticket
-from agegender.inference.prediction import Prediction
+from agegender.inputs import PredictQuery
 
 router = APIRouter(tags=["predictions"])
 
@@ -80,7 +80,7 @@ _WHATEVER_IS_SENT = (
         *_WHATEVER_IS_SENT,
     ),
 )
-async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> PredictionAnswer:
+async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Prediction:
     """Faces come by box area, largest first. An image without faces is answered with an empty list."""
     service = service_of(request)
     options = _options(request, query, service)
@@ -91,7 +91,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
         )
     _observe(request, prediction)
     request.state.noted.update(detector=prediction.detector, faces=len(prediction.faces))
-    return PredictionAnswer.of(prediction)
+    return prediction
 
 
 _BATCH_BODY: dict[str, Any] = {
@@ -154,7 +154,7 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
         request.state.noted.update(images=len(images))
         looking = _each(request, images, service.max_bytes, options, ticket, share)
         outcomes = await _unless_client_leaves(request, asyncio.ensure_future(looking))
-    found = [outcome for outcome in outcomes if isinstance(outcome, PredictionAnswer)]
+    found = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, ApiError)]
     if not found and all(error.kind in _NO_FAULT_OF_AN_IMAGE for error in failed):
         raise failed[0]
@@ -188,7 +188,7 @@ async def _each(
     options: dict[str, Any],
     ticket: Ticket[Pipeline],
     share: Share,
-) -> list[PredictionAnswer | ApiError]:
+) -> list[Prediction | ApiError]:
     """What comes of each of `images`, which are taken out of that list. Raises Overloaded.
 
     The memory of each is given back as soon as it has been looked at.
@@ -204,9 +204,7 @@ async def _each(
         finally:
             image.file.close()
 
-    async def outcome(
-        size: int, looking: asyncio.Future[Prediction | ApiError]
-    ) -> PredictionAnswer | ApiError:
+    async def outcome(size: int, looking: asyncio.Future[Prediction | ApiError]) -> Prediction | ApiError:
         try:
             seen = await looking
         except Overloaded as error:
@@ -215,7 +213,7 @@ async def _each(
         if isinstance(seen, ApiError):
             return seen
         _observe(request, seen)
-        return PredictionAnswer.of(seen)
+        return seen
 
     sizes = [image.size or 0 for image in images]
     looking = ticket.submit(partial(look_at, image) for image in images)
@@ -231,7 +229,7 @@ def _name(image: UploadFile) -> str:
 
 
 def _result(
-    request: Request, filename: str, outcome: PredictionAnswer | ApiError
+    request: Request, filename: str, outcome: Prediction | ApiError
 ) -> ImagePrediction | ImageProblem:
     if isinstance(outcome, ApiError):
         return ImageProblem(filename=filename, error=problems.problem_of(outcome, request))

@@ -14,10 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agegender.api.schemas import Problem
-from agegender.inference.pipeline import DetectorUnavailable, ImageTooLarge, ImageUnreadable
+from agegender.answers import Problem
+from agegender.inference.pipeline import DetectorUnavailable
 from agegender.inference.pool import Overloaded, QueueTimeout, ShuttingDown
 from agegender.inference.variants import ModelUnavailable, UnknownModel
+from agegender.vision.decode import ImageTooLarge, ImageUnreadable
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1

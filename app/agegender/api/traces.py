@@ -10,7 +10,7 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agegender.inference.pipeline import Timings
+from agegender.answers import Timings
 
 _UNTRACED = ("/health/live", "/health/ready", "/metrics")
 """What probes and scrapers ask for, again and again."""

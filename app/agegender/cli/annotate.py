@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agegender.api.schemas import FaceAnswer
+from agegender.answers import FaceEstimate
 
 _COLOUR = (200, 80, 0)  # a dark blue, BGR, on which white letters have a contrast of 7 to 1
 _WHITE = (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def annotate(image: NDArray[np.uint8], faces: Sequence[FaceAnswer]) -> NDArray[np.uint8]:
+def annotate(image: NDArray[np.uint8], faces: Sequence[FaceEstimate]) -> NDArray[np.uint8]:
     """A copy of `image` (height, width, 3) BGR with a box, an age and a gender for each of its `faces`."""
     drawn = image.copy()
     line = max(2, round(max(image.shape[:2]) / 350))

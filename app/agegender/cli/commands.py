@@ -19,9 +19,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from agegender.answers import DetectorChoice
 from agegender.inference import detector_file
 from agegender.inference.detector_file import DetectorFileError
-from agegender.inference.prediction import DetectorChoice
 from agegender.inputs import Options
 from agegender.settings import ENV_PREFIX, Settings
 

@@ -17,12 +17,12 @@ from typing import Literal
 import httpx
 import numpy as np
 
+from agegender.answers import DetectorChoice
 from agegender.client import AgeGenderError
 from agegender.client.exchange import is_ready
 from agegender.cores import available_cores
 from agegender.inference import detector_file
 from agegender.inference.detector_file import DetectorFileError
-from agegender.inference.prediction import DetectorChoice
 from agegender.inputs import Photograph
 from agegender.settings import Settings
 

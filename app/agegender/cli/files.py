@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import cv2
 
-from agegender.api.schemas import PredictionAnswer
+from agegender.answers import Prediction
 from agegender.cli.annotate import annotate
 from agegender.client import AgeGenderError, Busy, Client, ImageRefused, InternalError, TimedOut
 from agegender.cores import available_cores
@@ -89,10 +89,10 @@ class Result(NamedTuple):
     """The name of a file with the answer for it, or with what is wrong with it in a sentence."""
 
     name: str
-    said: PredictionAnswer | str
+    said: Prediction | str
 
 
-Ask = Callable[[bytes], PredictionAnswer]
+Ask = Callable[[bytes], Prediction]
 
 
 def find_files(names: Iterable[str]) -> list[File]:
@@ -191,7 +191,7 @@ def answers(
         pool.shutdown(wait=False, cancel_futures=True)  # what is begun may wait for a service
 
 
-def _answer(file: File, ask: Ask, annotate_into: Path | None, max_pixels: int) -> PredictionAnswer | str:
+def _answer(file: File, ask: Ask, annotate_into: Path | None, max_pixels: int) -> Prediction | str:
     data = file.read()
     answer = ask(data)
     if annotate_into is not None:

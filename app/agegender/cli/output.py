@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import json
 import os
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from agegender.api.schemas import PredictionAnswer
+from agegender.answers import Prediction
 from agegender.cli.files import Result
 
 CSV_COLUMNS = (
@@ -44,7 +45,7 @@ def print_table(results: Iterable[Result], out: Console) -> None:
     table = Table("image", Column("box (x, y, w, h)", no_wrap=True), "age", "gender", "found by")
     try:
         for name, answer in results:
-            if isinstance(answer, PredictionAnswer):
+            if isinstance(answer, Prediction):
                 for row in _rows(answer):
                     table.add_row(escape(name), *row)
     finally:  # what there is, where something ends it too early
@@ -52,7 +53,7 @@ def print_table(results: Iterable[Result], out: Console) -> None:
             out.print(table)
 
 
-def _rows(answer: PredictionAnswer) -> Iterator[tuple[str, str, str, str]]:
+def _rows(answer: Prediction) -> Iterator[tuple[str, str, str, str]]:
     if not answer.faces:
         yield "no face found", "", "", answer.detector
     for face in answer.faces:
@@ -89,7 +90,7 @@ def print_json(results: Iterable[Result]) -> None:
     try:
         for name, said in results:
             entry: dict[str, Any] = {"filename": name}
-            if isinstance(said, PredictionAnswer):
+            if isinstance(said, Prediction):
                 entry["prediction"] = said.model_dump(mode="json")
             else:
                 entry["error"] = said
@@ -108,7 +109,7 @@ def print_csv(results: Iterable[Result]) -> None:
         if not begun:
             writer.writeheader()
             begun = True
-        if not isinstance(said, PredictionAnswer):
+        if not isinstance(said, Prediction):
             writer.writerow({"filename": name, "error": said})
             continue
         image = {
@@ -120,7 +121,7 @@ def print_csv(results: Iterable[Result]) -> None:
         }
         faces = [
             {
-                **face.box.model_dump(),
+                **dataclasses.asdict(face.box),
                 "confidence": face.confidence,
                 "age": face.age.years,
                 "age_low": face.age.low,

@@ -6,7 +6,7 @@
         for face in client.predict("photo.jpg").faces:
             print(face.age.years, face.gender.label)
 
-Answers are those of `agegender.api.schemas`, as the service makes them; `agegender.client.errors` draws what it raises.
+Answers are those of `agegender.answers`, as the service makes them; `agegender.client.errors` draws what it raises.
 """
 
 from agegender.client.clients import AsyncClient, Client

@@ -10,7 +10,7 @@ from typing import Self, TypeVar, Unpack
 import httpx
 from pydantic import BaseModel
 
-from agegender.api.schemas import BatchAnswer, ModelsAnswer, PredictionAnswer
+from agegender.answers import BatchAnswer, ModelsAnswer, Prediction
 from agegender.client.errors import ProblemError
 from agegender.client.exchange import (
     MODELS,
@@ -43,7 +43,7 @@ class Client:
 
     def predict(
         self, photograph: Photograph, *, channels: Channels | None = None, **options: Unpack[Options]
-    ) -> PredictionAnswer:
+    ) -> Prediction:
         """Age and gender of the faces in one photograph: a path, the bytes of a file, or an array.
 
         An array is sent as PNG and needs `channels`. Raises AgeGenderError, and OSError, ValueError or TypeError where
@@ -107,7 +107,7 @@ class AsyncClient:
 
     async def predict(
         self, photograph: Photograph, *, channels: Channels | None = None, **options: Unpack[Options]
-    ) -> PredictionAnswer:
+    ) -> Prediction:
         """See `Client.predict`."""
         return await self._ask(await asyncio.to_thread(prediction_of, photograph, channels, options))
 

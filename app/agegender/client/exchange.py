@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from agegender.api.schemas import BatchAnswer, HealthAnswer, ModelsAnswer, PredictionAnswer
+from agegender.answers import BatchAnswer, HealthAnswer, ModelsAnswer, Prediction
 from agegender.client.errors import BY_TYPE, AddressInvalid, AgeGenderError, NoAnswer, ProblemError, TimedOut
 from agegender.inputs import Channels, Options, Photograph, file_or_pixels
 
@@ -86,11 +86,11 @@ READY = Question(HealthAnswer, "GET", "/health/ready", {})
 
 def prediction_of(
     photograph: Photograph, channels: Channels | None, options: Options
-) -> Question[PredictionAnswer]:
+) -> Question[Prediction]:
     """What asks for a prediction. Raises OSError, ValueError or TypeError, as `file_or_pixels` does."""
     headers = {"Content-Type": "application/octet-stream"}
     content = {"content": _file(photograph, channels), "headers": headers, "params": _query(options)}
-    return Question(PredictionAnswer, "POST", "/predict", content)
+    return Question(Prediction, "POST", "/predict", content)
 
 
 def batch_of(

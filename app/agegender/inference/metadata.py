@@ -6,21 +6,10 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from agegender.answers import ModelMetrics
 from agegender.inference.ages import AgeEstimate, AgeInterval
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
-
-
-class Metrics(BaseModel):
-    """Figures on the test split; further numbers may stand beside the named ones."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
-    __pydantic_extra__: dict[str, float]
-
-    age_mae: float = Field(ge=0, description="Mean absolute error, years.")
-    gender_accuracy: Share
-    n: int = Field(gt=0, description="Faces measured on.")
 
 
 class Variant(BaseModel):
@@ -38,6 +27,6 @@ class Variant(BaseModel):
     trained_on: Text
     licence: Text
     created: AwareDatetime
-    metrics: Metrics
+    metrics: ModelMetrics
     age_estimate: AgeEstimate = "expectation"
     age_interval: AgeInterval

@@ -9,38 +9,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agegender.inference.ages import read_ages
-from agegender.inference.prediction import (
+from agegender.answers import (
     Age,
     DetectorChoice,
-    DetectorName,
     FaceEstimate,
     Gender,
+    ImageSize,
+    Landmarks,
     Prediction,
     Timings,
 )
+from agegender.inference.ages import AGES, read_ages
 from agegender.inference.session import Session
 from agegender.inference.variants import Catalogue, Variant
 from agegender.inference.yunet import YuNet
 from agegender.vision.align import crop_face, crop_whole
-from agegender.vision.decode import ImageTooLarge, ImageUnreadable, decode
+from agegender.vision.decode import decode
 from agegender.vision.detect import DEFAULT_MAX_SIDE, Haar
-from agegender.vision.face import Box, Face
-
-__all__ = [
-    "Age",
-    "Box",
-    "DetectorChoice",
-    "DetectorName",
-    "DetectorUnavailable",
-    "FaceEstimate",
-    "Gender",
-    "ImageTooLarge",
-    "ImageUnreadable",
-    "Pipeline",
-    "Prediction",
-    "Timings",
-]
+from agegender.vision.face import Box, Face, landmark_pixels
 
 
 class DetectorUnavailable(Exception):
@@ -88,6 +74,7 @@ class Pipeline:
 
         image = photograph if isinstance(photograph, np.ndarray) else decode(photograph, self._max_pixels)
         height, width = image.shape[:2]
+        size = ImageSize(width=width, height=height)
         decoded = time.perf_counter()
 
         faces = [Face(Box(0, 0, width, height))] if finder is None else finder.detect(image, min_confidence)
@@ -95,20 +82,19 @@ class Pipeline:
         detected = time.perf_counter()
 
         crops = [crop_face(image, face) for face in faces] if finder else [crop_whole(image)]
-        estimates = _estimate(session, variant, faces, crops)
+        estimates = _estimate(session, variant, faces, crops, size)
         predicted = time.perf_counter()
 
         return Prediction(
             model=model,
             detector="none" if finder is None else finder.name,
-            width=width,
-            height=height,
+            image=size,
             faces=estimates,
             timings_ms=Timings(
-                decode=1000 * (decoded - begun),
-                detect=1000 * (detected - decoded),
-                predict=1000 * (predicted - detected),
-                total=1000 * (predicted - begun),
+                decode=round(1000 * (decoded - begun), 2),
+                detect=round(1000 * (detected - decoded), 2),
+                predict=round(1000 * (predicted - detected), 2),
+                total=round(1000 * (predicted - begun), 2),
             ),
         )
 
@@ -143,25 +129,38 @@ class Pipeline:
 
 
 def _estimate(
-    session: Session, variant: Variant, faces: list[Face], crops: list[NDArray[np.uint8]]
-) -> tuple[FaceEstimate, ...]:
-    """Run the model on all crops at once, and read its probabilities in years and labels."""
+    session: Session, variant: Variant, faces: list[Face], crops: list[NDArray[np.uint8]], image: ImageSize
+) -> list[FaceEstimate]:
+    """Run the model on all crops at once, and read its probabilities as ages and genders."""
     if not faces:
-        return ()
+        return []
     age, male = session.run(np.stack(crops))
     ages = read_ages(age, variant.age_estimate, variant.age_interval)
     coverage = variant.age_interval.coverage
-    return tuple(
+    return [
         FaceEstimate(
             box=face.box,
-            confidence=face.confidence,
-            landmarks=face.landmarks,
-            age=Age(float(years), float(low), float(high), coverage),
+            confidence=None if face.confidence is None else round(face.confidence, 4),
+            landmarks=_landmarks(face, image),
+            age=Age(years=_years(years), low=_years(low), high=_years(high), coverage=coverage),
             gender=_gender(float(probability)),
         )
         for face, years, low, high, probability in zip(faces, *ages, male, strict=True)
-    )
+    ]
+
+
+def _landmarks(face: Face, image: ImageSize) -> Landmarks | None:
+    if face.landmarks is None:
+        return None
+    return Landmarks(**landmark_pixels(face.landmarks, image.width, image.height))
+
+
+def _years(age: float) -> float:
+    # The last class, of 100 years, ends half a year later.
+    return min(round(float(age), 1), AGES - 1.0)
 
 
 def _gender(male: float) -> Gender:
-    return Gender("male", male) if male >= 0.5 else Gender("female", 1 - male)
+    if male >= 0.5:
+        return Gender(label="male", probability=round(male, 4))
+    return Gender(label="female", probability=round(1 - male, 4))
