@@ -1,11 +1,11 @@
-# `make serve` and `make test` need Python 3.11 to 3.13, and set up all the rest by themselves in .venv.
+# `make serve` and `make test` need Python 3.11 or newer, and set up all the rest by themselves in .venv.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test docs test-docker bench soak fuzz audit env-train models model-A model-B faces lint format lock clean
+.PHONY: serve test docs test-docker bench soak fuzz audit wheel env-train models model-A model-B faces lint format lock clean
 
 serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 	-$(BIN)/agegender fetch-detector
@@ -90,6 +90,9 @@ faces: | $(VENV)/.train
 	$(if $(YUNET),,$(BIN)/agegender fetch-detector)
 	$(TRAIN) prepare --utkface $(UTKFACE) --fairface $(FAIRFACE) $(if $(YUNET),--yunet $(YUNET))
 
+wheel: $(VENV)/.serve ## Build the wheel and the source distribution, with the models that are served: dist/
+	$(BIN)/python -m hatchling build
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -100,8 +103,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
-	  { echo 'Python 3.11, 3.12 or 3.13 is needed: name one, as in `make PYTHON=python3.12 serve`.' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Python 3.11 or newer is needed: name one, as in `make PYTHON=python3.13 serve`.' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serve: requirements/serve.txt requirements/build.txt pyproject.toml | $(BIN)/python
@@ -115,6 +118,8 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.serve
 	@touch $@
 
 $(VENV)/.train: requirements/train.txt $(VENV)/.serve
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 14))' || \
+	  { echo 'Training needs Python 3.11 to 3.13: TensorFlow wants an h5py that has no wheel for 3.14.' >&2; exit 1; }
 	$(PIP) --require-hashes -r requirements/train.txt
 	@touch $@
 
@@ -135,9 +140,9 @@ lock:
 	$(LOCK) pyproject.toml -o requirements/serve.txt
 	$(LOCK) pyproject.toml --extra dev -c requirements/serve.txt -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
-	echo 'setuptools>=80' | $(LOCK) - -c requirements/train.txt -o requirements/build.txt
+	echo 'hatchling>=1.27' | $(LOCK) - -c requirements/train.txt -o requirements/build.txt
 	echo 'atheris>=3,<3.1' | $(LOCK) - -o requirements/fuzz.txt
 	echo 'pip-audit>=2.9' | $(LOCK) - -o requirements/audit.txt
 
 clean:
-	rm -rf $(VENV) site *.egg-info
+	rm -rf $(VENV) site dist

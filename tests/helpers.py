@@ -141,10 +141,17 @@ class Server:
     """`agegender serve` as a process of its own, on a free port."""
 
     def __init__(
-        self, models: Path, cache: Path, *options: str, cwd: Path | None = None, **extra: str
+        self,
+        models: Path | None,
+        cache: Path,
+        *options: str,
+        program: Path = AGEGENDER,
+        cwd: Path | None = None,
+        **extra: str,
     ) -> None:
+        chosen = [f"--models={models}"] if models else []
         self.process = subprocess.Popen(
-            [AGEGENDER, "serve", "--port=0", f"--models={models}", *options],
+            [program, "serve", "--port=0", *chosen, *options],
             cwd=cwd,
             env=environment(cache, **extra),
             stderr=subprocess.PIPE,
@@ -221,10 +228,15 @@ class Server:
 
 @contextlib.contextmanager
 def serving(
-    models: Path, cache: Path, *options: str, cwd: Path | None = None, **extra: str
+    models: Path | None,
+    cache: Path,
+    *options: str,
+    program: Path = AGEGENDER,
+    cwd: Path | None = None,
+    **extra: str,
 ) -> Iterator[Server]:
     """A `Server` for the length of a `with` block."""
-    server = Server(models, cache, *options, cwd=cwd, **extra)
+    server = Server(models, cache, *options, program=program, cwd=cwd, **extra)
     try:
         yield server
     finally:

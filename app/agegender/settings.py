@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     models: Path = Field(
         default_factory=lambda: _models_folder(),
         description="Folder of the models: ID.onnx and ID.json each; by default `models` in the working directory or, "
-        "where there is no model in it, beside this package.",
+        "where there is no model in it, those that come with this package.",
     )
     default_model: str = Field("age_gender_B", description="Model of requests that name none.")
     yunet_path: Path | None = Field(
@@ -192,7 +192,8 @@ class Settings(BaseSettings):
 def _models_folder() -> Path:
     """The default one: who works in another directory than the project's shall not have to name it."""
     here = Path("models")
-    for folder in (here, Path(__file__).parents[2] / "models"):
+    package = Path(__file__).parent
+    for folder in (here, package / "models", package.parents[1] / "models"):  # installed, and a clone
         if any(metadata.with_suffix(".onnx").exists() for metadata in folder.glob("*.json")):
             return folder
     return here
