@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import YUNET, Server, build_site, serving
+from helpers import YUNET_OPTIONS, Server, build_site, serving
 from tiny_models import metadata, put_model, tiny_onnx
 
 
@@ -39,9 +39,8 @@ def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
     """Two workers, a queue of 64, no keys, and YuNet where its file is at hand."""
-    yunet = [f"--yunet-path={YUNET}"] if YUNET.exists() else []
     patient = ["--queue-size=64", "--queue-timeout=60"]  # also where other work slows the machine down
-    with serving(models_folder, empty_cache, "--workers=2", *patient, *yunet) as running:
+    with serving(models_folder, empty_cache, "--workers=2", *patient, *YUNET_OPTIONS) as running:
         yield running
 
 

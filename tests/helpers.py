@@ -23,6 +23,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
+from agegender.inference.detector_file import cached_path
 from agegender.main import create_app
 from agegender.settings import Settings
 from fastapi import FastAPI
@@ -32,8 +33,13 @@ AGEGENDER = Path(sys.executable).with_name("agegender")
 PATIENCE = 60
 """Seconds until a test that hangs fails."""
 
-YUNET = ROOT.parent / "shared/weights/face_detection_yunet_2023mar.onnx"
-needs_yunet = pytest.mark.skipif(not YUNET.exists(), reason="needs YuNet's file in ../shared")
+YUNET = next(
+    filter(Path.exists, [cached_path(), ROOT.parent / "shared/weights/face_detection_yunet_2023mar.onnx"]),
+    cached_path(),
+)
+"""YuNet's file: where `agegender fetch-detector` puts it, or in ../shared; missing where neither has it."""
+YUNET_OPTIONS = [f"--yunet-path={YUNET}"] if YUNET.exists() else []
+needs_yunet = pytest.mark.skipif(not YUNET.exists(), reason="needs YuNet: run `agegender fetch-detector`")
 DETECTORS = ["haar", pytest.param("yunet", marks=needs_yunet)]
 
 ASTRONAUT = ROOT / "examples/astronaut.jpg"

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers import ASTRONAUT, ROOT, YUNET, serving, without_timings
+from helpers import ASTRONAUT, ROOT, YUNET_OPTIONS, serving, without_timings
 
 pytest.importorskip("playwright.sync_api", reason="needs Playwright: it is in requirements/dev.txt")
 from playwright.sync_api import BrowserContext, expect
@@ -62,13 +62,12 @@ def test_what_is_searched_is_found(new_context: Callable[..., BrowserContext], s
 def test_the_module_of_the_examples_asks_from_a_page_of_another_origin(
     new_context: Callable[..., BrowserContext], models_folder: Path, empty_cache: Path, tmp_path: Path
 ) -> None:
-    yunet = [f"--yunet-path={YUNET}"] if YUNET.exists() else []
     (tmp_path / "index.html").write_text("<!doctype html><title>Test</title><link rel=icon href=data:,>")
     (tmp_path / "agegender.mjs").symlink_to(ROOT / "examples/agegender.mjs")
     (tmp_path / "photo.jpg").symlink_to(ASTRONAUT)
     with (
         published(tmp_path) as address,
-        serving(models_folder, empty_cache, f"--cors-origins={address}", *yunet) as service,
+        serving(models_folder, empty_cache, f"--cors-origins={address}", *YUNET_OPTIONS) as service,
     ):
         page = new_context().new_page()
         page.goto(address)

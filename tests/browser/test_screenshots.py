@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import ASTRONAUT, GRACE_HOPPER, ROOT, YUNET, Server, serving
+from helpers import ASTRONAUT, GRACE_HOPPER, ROOT, YUNET_OPTIONS, Server, serving
 from looking import choose, status
 
 pytest.importorskip("playwright.sync_api", reason="needs Playwright: it is in requirements/dev.txt")
@@ -29,8 +29,7 @@ def shown_server(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -
     if folder == tmp_path:
         yield request.getfixturevalue("server")
         return
-    yunet = [f"--yunet-path={YUNET}"] if YUNET.exists() else []
-    with serving(ROOT / "models", tmp_path, *yunet) as running:
+    with serving(ROOT / "models", tmp_path, *YUNET_OPTIONS) as running:
         yield running
 
 

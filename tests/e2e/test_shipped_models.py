@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import ASTRONAUT, DETECTORS, GRACE_HOPPER, ROOT, YUNET, Server, needs_yunet, serving
+from helpers import ASTRONAUT, DETECTORS, GRACE_HOPPER, ROOT, YUNET_OPTIONS, Server, needs_yunet, serving
 
 MODELS = ("age_gender_A", "age_gender_B")
 
@@ -18,8 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def real_server(empty_cache: Path) -> Iterator[Server]:
-    yunet = [f"--yunet-path={YUNET}"] if YUNET.exists() else []
-    with serving(ROOT / "models", empty_cache, *yunet) as running:
+    with serving(ROOT / "models", empty_cache, *YUNET_OPTIONS) as running:
         yield running
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from agegender.inference import detector_file
 from agegender.inference.detector_file import DetectorFileError, cached_path, fetch, find
+from helpers import YUNET, needs_yunet
 
 PUBLISHED = bytes(range(256)) * 400
-YUNET = Path(__file__).parents[3] / "shared/weights/face_detection_yunet_2023mar.onnx"
 
 
 @dataclass
@@ -162,7 +162,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(site: Site, cache: Path) -> 
         fetch()
 
 
-@pytest.mark.skipif(not YUNET.exists(), reason="needs YuNet's file in ../shared")
+@needs_yunet
 def test_the_digest_and_the_size_are_those_of_the_published_file(cache: Path) -> None:
     assert find(YUNET) == YUNET
     assert YUNET.stat().st_size == detector_file.YUNET_SIZE

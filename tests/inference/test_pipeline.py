@@ -10,13 +10,8 @@ from agegender.inference.pipeline import DetectorUnavailable, Pipeline
 from agegender.inference.variants import UnknownModel, load_catalogue
 from agegender.inference.yunet import YuNet
 from agegender.vision.decode import ImageTooLarge, ImageUnreadable
+from helpers import ASTRONAUT, ROOT, YUNET, needs_yunet
 from tiny_models import put_model, tiny_onnx
-
-ROOT = Path(__file__).parents[2]
-ASTRONAUT = ROOT / "examples" / "astronaut.jpg"
-YUNET = ROOT.parent / "shared/weights/face_detection_yunet_2023mar.onnx"
-
-needs_yunet = pytest.mark.skipif(not YUNET.exists(), reason="needs YuNet's file in ../shared")
 
 
 def predictor(folder: Path, *, yunet: bool = False, max_pixels: int = 40_000_000) -> Pipeline:

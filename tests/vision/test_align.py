@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 import tarfile
 from itertools import islice
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,12 +20,11 @@ from agegender.vision.align import (
 from agegender.vision.decode import decode
 from agegender.vision.detect import Detector, Haar
 from agegender.vision.face import Box, Face
+from helpers import ROOT, YUNET
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).parents[2]
 UTKFACE = ROOT.parent / "shared/data/UTKFace.tar.gz"
-YUNET = ROOT.parent / "shared/weights/face_detection_yunet_2023mar.onnx"
 
 MIDDLE = (CHIP_SIZE - 1) / 2
 SOMEWHERE = Box(0, 0, 10, 10)  # for faces whose landmarks say where they are
@@ -217,7 +215,7 @@ def chips(count: int) -> list[np.ndarray]:
 def test_a_chip_found_and_aligned_comes_back_as_itself(detector: str, most: float) -> None:
     """Within what the detector's scatter, of some 3 pixels, 3 degrees and 5 % a chip, makes of it."""
     if detector == "yunet" and not YUNET.exists():
-        pytest.skip("needs YuNet's file in ../shared")
+        pytest.skip("needs YuNet: run `agegender fetch-detector`")
     finder: Detector = YuNet(YUNET) if detector == "yunet" else Haar()
     differences = []
     faces = chips(48)
@@ -238,7 +236,7 @@ def test_a_chip_aligned_by_the_template_itself_is_the_chip() -> None:
 
 def test_the_template_is_where_yunet_sees_faces_on_chips() -> None:
     if not YUNET.exists():
-        pytest.skip("needs YuNet's file in ../shared")
+        pytest.skip("needs YuNet: run `agegender fetch-detector`")
     yunet = YuNet(YUNET)
     found = [faces[0].landmarks for faces in map(yunet.detect, chips(48)) if faces]
     # On one chip they scatter by some 5 pixels; 48 do not tell the medians better than this.

@@ -10,14 +10,13 @@ from agegender.inference.yunet import YuNet
 from agegender.vision.decode import decode
 from agegender.vision.detect import CascadeMissing, Detector, Haar, shrink
 from agegender.vision.face import LANDMARK_NAMES, Box, landmark_pixels
+from helpers import ASTRONAUT, GRACE_HOPPER, YUNET
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).parents[2]
-YUNET = ROOT.parent / "shared/weights/face_detection_yunet_2023mar.onnx"
 PHOTOGRAPHS = {
-    "astronaut.jpg": ROOT / "examples/astronaut.jpg",
-    "grace_hopper.jpg": ROOT / "tests/photographs/grace_hopper.jpg",
+    "astronaut.jpg": ASTRONAUT,
+    "grace_hopper.jpg": GRACE_HOPPER,
 }
 
 # Pixels of eyes, nose and mouth corners, marked by hand, in the order of LANDMARK_NAMES.
@@ -30,7 +29,7 @@ SEEN = {
 @pytest.fixture(scope="module")
 def yunet() -> YuNet:
     if not YUNET.exists():
-        pytest.skip("needs YuNet's file in ../shared")
+        pytest.skip("needs YuNet: run `agegender fetch-detector`")
     return YuNet(YUNET)
 
 
@@ -204,7 +203,7 @@ def test_a_higher_threshold_leaves_the_surer_faces(detector: Detector) -> None:
 @settings(max_examples=15, deadline=None)
 def test_boxes_and_shown_landmarks_lie_in_the_image(x: int, y: int, min_confidence: float) -> None:
     if not YUNET.exists():
-        pytest.skip("needs YuNet's file in ../shared")
+        pytest.skip("needs YuNet: run `agegender fetch-detector`")
     image = on_canvas(photograph("astronaut.jpg"), 1.0, 500, 300, x - 200, y - 100)
     for face in [*YuNet(YUNET).detect(image, min_confidence), *Haar().detect(image, min_confidence)]:
         box = face.box
