@@ -25,10 +25,10 @@ test-docker: $(VENV)/.dev ## Build the images and test them, where a Docker engi
 	  echo 'No Docker engine answers here (docker info): the tests of the images were skipped.'; \
 	fi
 
-bench: $(VENV)/.dev $(VENV)/.train ## Measure speed and memory against bounds of the same run: see benchmarks/README.md
+bench: $(VENV)/.dev ## Measure speed and memory: see benchmarks/README.md
 	$(BIN)/python -m benchmarks
 
-soak: $(VENV)/.dev $(VENV)/.train ## Watch the service's memory over 50,000 requests, good and bad
+soak: $(VENV)/.dev ## Watch the service's memory over 50,000 requests, good and bad
 	$(BIN)/python -m benchmarks soak
 
 fuzz: $(VENV)/.fuzz ## Feed the decoder what Atheris makes up: 100,000 inputs, or as many as 10 minutes allow

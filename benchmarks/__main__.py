@@ -1,64 +1,43 @@
-"""`python -m benchmarks [NAME...]`: measure, print, and write results/."""
+"""`python -m benchmarks [NAME...]`: measure the service on this machine and print tables."""
 
 from __future__ import annotations
 
+import os
+import platform
 import signal
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from agegender.inference import detector_file
-from agegender.inference.variants import load_catalogue
 from agegender.settings import Settings
 from rich.console import Console
+from rich.table import Table
 
-from benchmarks import (
-    fairness,
-    growth,
-    networks,
-    overload,
-    parts,
-    report,
-    service,
-    soak,
-    start,
-    usual_way,
-)
-from benchmarks.bench import Bench
+from benchmarks import overload, parts, soak, start, throughput
 from benchmarks.load import Client
-from benchmarks.photographs import ROOT
-from benchmarks.report import Report
-
-RESULTS = Path(__file__).with_name("results")
+from benchmarks.server import Bench
 
 
 class Name(StrEnum):
     """The benchmarks."""
 
     PARTS = "parts"
-    NETWORKS = "networks"
-    SERVICE = "service"
-    USUAL_WAY = "usual_way"
-    START = "start"
-    GROWTH = "growth"
+    THROUGHPUT = "throughput"
     OVERLOAD = "overload"
-    FAIRNESS = "fairness"
+    START = "start"
     SOAK = "soak"
 
 
-RUN: dict[Name, Callable[[Bench], Report]] = {
+RUN: dict[Name, Callable[[Bench], Iterator[Table]]] = {
     Name.PARTS: parts.run,
-    Name.NETWORKS: networks.run,
-    Name.SERVICE: service.run,
-    Name.USUAL_WAY: usual_way.run,
-    Name.START: start.run,
-    Name.GROWTH: growth.run,
+    Name.THROUGHPUT: throughput.run,
     Name.OVERLOAD: overload.run,
-    Name.FAIRNESS: fairness.run,
+    Name.START: start.run,
     Name.SOAK: soak.run,
 }
 
@@ -68,29 +47,36 @@ def main(
         list[Name] | None,
         typer.Argument(metavar="[NAME]...", help=f"Of {', '.join(Name)}; all but soak by default."),
     ] = None,
-    quick: Annotated[
-        bool, typer.Option(help="A fifth of the time: to see that all works, not to quote.")
-    ] = False,
-    requests: Annotated[int, typer.Option(help="Requests before `start` measures memory again.")] = 1000,
+    program: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another installation's `agegender`, measured by turns; may be repeated."),
+    ] = None,
+    quick: Annotated[bool, typer.Option(help="A fifth of the time: to see that all works.")] = False,
 ) -> None:
-    """Measure the service on this machine; the tables are printed and written, with plots, to benchmarks/results/."""
-    # Ends like an interrupt: no server is left behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    """Measure the service on this machine and print tables."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an interrupt does: stop the servers
     # Wide enough for the tables where the output goes to a file.
-    out = Console(width=None if Console().is_terminal else 180)
-    ran_on = report.machine()
-    out.print(", ".join(f"{name} {value}" for name, value in ran_on.items()), highlight=False)
+    out = Console(width=None if Console().is_terminal else 140, highlight=False)
+    out.print(
+        f"{_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, "
+        f"onnxruntime {version('onnxruntime')}, opencv-python-headless {version('opencv-python-headless')}"
+    )
     yunet = detector_file.find(Settings().yunet_path)
     if yunet is None:
         out.print("YuNet is not installed (`agegender fetch-detector`): Haar finds the faces.")
+    programs = program or [Path(sys.executable).with_name("agegender")]
     with Client() as client:
-        bench = Bench(load_catalogue(ROOT / "models"), yunet, client, quick, requests)
+        bench = Bench(client, yunet, programs, quick)
         for name in names or [name for name in Name if name != Name.SOAK]:
-            begun = time.perf_counter()
-            result = RUN[name](bench)
-            report.show(result, out)
-            report.write(result, RESULTS, ran_on)
-            out.print(f"{name}: {time.perf_counter() - begun:.0f} seconds\n", highlight=False)
+            for table in RUN[name](bench):
+                out.print(table)
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ It shares the cores with what it measures, so it says how much of them it took.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import math
 import multiprocessing
@@ -40,8 +39,7 @@ class Answers:
     """What came back, one element a request, in seconds since the run began; `status` is HTTP's or `LOST`.
 
     `due` is when a request should have been sent, `sent` when it was: latency counts from `due`. Figures are
-    of the window from `start` to `end`. The client took `client_seconds` of processor time, and so
-    `client_cores` cores, in the whole run.
+    of the window from `start` to `end`. The client took `client_seconds` of processor time in the whole run.
     """
 
     due: Seconds
@@ -51,11 +49,6 @@ class Answers:
     start: float
     end: float
     client_seconds: float
-
-    @property
-    def client_cores(self) -> float:
-        """Cores that the client kept busy."""
-        return float(self.client_seconds / self.done.max())
 
     def per_second(self, status: int) -> float:
         """Answers of `status` that came in the window, per second."""
@@ -97,18 +90,8 @@ def post(path: str, body: bytes, content_type: str = "image/jpeg") -> bytes:
 
 def multipart(path: str, jpeg: bytes) -> bytes:
     """A whole request with `jpeg` as a form's file `image`, as browsers and curl send it."""
-    return _form(path, "image", [jpeg])
-
-
-def batch(path: str, jpegs: Sequence[bytes]) -> bytes:
-    """A whole request with `jpegs` as a form's files `images`."""
-    return _form(path, "images", jpegs)
-
-
-def _form(path: str, name: str, jpegs: Sequence[bytes]) -> bytes:
-    disposition = f'Content-Disposition: form-data; name="{name}"; filename="photo.jpg"'.encode()
-    parts = [b"\r\n".join([b"--edge", disposition, b"Content-Type: image/jpeg", b"", jpeg]) for jpeg in jpegs]
-    return post(path, b"\r\n".join([*parts, b"--edge--", b""]), "multipart/form-data; boundary=edge")
+    head = b'Content-Disposition: form-data; name="image"; filename="photo.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+    return post(path, b"--edge\r\n" + head + jpeg + b"\r\n--edge--\r\n", "multipart/form-data; boundary=edge")
 
 
 class Client:
@@ -141,23 +124,6 @@ class Client:
 def evenly(rate: float, seconds: float) -> Seconds:
     """Times at which to send `rate` requests a second, the same time apart, warm-up and then `seconds`."""
     return np.arange(0, _WARM_UP + seconds, 1 / rate, dtype=np.float64)
-
-
-def at_random(rate: float, seconds: float) -> Seconds:
-    """As `evenly`, but as independent callers come: a Poisson process."""
-    count = int(rate * (_WARM_UP + seconds))
-    return np.cumsum(np.random.default_rng(0).exponential(1 / rate, count))
-
-
-def perfect_queue(due: Seconds, cost: float, workers: int) -> Seconds:
-    """Latencies where each of `workers` takes exactly `cost` seconds a request, first come, first served."""
-    free_at = [0.0] * workers
-    latencies = []
-    for when in due.tolist():
-        finished = max(when, heapq.heappop(free_at)) + cost
-        heapq.heappush(free_at, finished)
-        latencies.append(finished - when)
-    return np.array(latencies)
 
 
 def _run(load: Callable[P, Awaitable[Answers]], *args: P.args, **kwargs: P.kwargs) -> Answers:

@@ -27,8 +27,8 @@ _FILL = 0.9
 _GRAIN = 5.0
 _QUALITY = 85
 
-SIZES = ((640, 480), (1366, 768), (4000, 3000))
-FACES = (1, 4, 20)
+EVERYDAY = ((640, 480, 1), (1366, 768, 4), (4000, 3000, 4))
+"""Width, height and faces of what is sent most: a camera of a computer, a screen, a telephone."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,6 @@ class Photograph:
     def name(self) -> str:
         """Size and faces, for tables."""
         return f"{self.width}x{self.height}, {self.faces} face{'s' if self.faces > 1 else ''}"
-
-    @property
-    def megapixels(self) -> float:
-        """Millions of pixels."""
-        return self.width * self.height / 1e6
 
 
 def photograph(width: int, height: int, faces: int) -> Photograph:

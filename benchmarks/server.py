@@ -1,4 +1,4 @@
-"""A server as a process of its own, its memory and its processor time (read from /proc: Linux)."""
+"""The service as a process of its own, its memory and its processor time (read from /proc: Linux)."""
 
 from __future__ import annotations
 
@@ -7,56 +7,78 @@ import http.client
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from agegender.settings import ENV_PREFIX
+from rich.table import Table
 
-from benchmarks.load import Answers
-from benchmarks.photographs import ROOT
+from benchmarks.load import Client
 
 _PATIENCE = 120
 
+CONNECTIONS = 8
+"""Connections that keep the workers of a small machine busy, and for which there is room."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all benchmarks of a run share: the client, YuNet's file, the programs to compare, how long to measure."""
+
+    client: Client
+    yunet: Path | None
+    programs: list[Path]
+    quick: bool
+
+    def seconds(self, full: float) -> float:
+        """How long to measure what takes `full` seconds in a run that is not quick."""
+        return full / 5 if self.quick else full
+
+    def table(self, title: str, *columns: str) -> Table:
+        """An empty table; its first column names the program where there are several."""
+        table = Table(title=title, title_justify="left")
+        for column in ("program", *columns) if len(self.programs) > 1 else columns:
+            table.add_column(column, justify="left" if column in ("program", "photograph") else "right")
+        return table
+
+    def add_row(self, table: Table, program: Path, *cells: str | float) -> None:
+        """Add a row for `program`, numbers with three digits."""
+        texts = [cell if isinstance(cell, str) else digits(cell) for cell in cells]
+        table.add_row(*([str(program), *texts] if len(self.programs) > 1 else texts))
+
+
+def digits(number: float) -> str:
+    """The number with three digits or more; empty for NaN, where there was nothing to measure."""
+    if number != number:
+        return ""
+    return f"{number:,.{0 if abs(number) >= 100 else 1 if abs(number) >= 10 else 2}f}"
+
 
 class Server:
-    """A running server that has answered a first request; `ready_after` is how many seconds that took."""
+    """A running service that is ready; `ready_after` is how many seconds that took."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, ready_after: float) -> None:
-        self.process = process
+    def __init__(self, pid: int, port: int, ready_after: float) -> None:
+        self.pid = pid
         self.port = port
         self.ready_after = ready_after
 
     def megabytes(self) -> float:
-        """Resident memory."""
-        return resident_megabytes(self.process.pid)
+        """Resident memory, millions of bytes."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def peak_megabytes(self) -> float:
+        """The most resident memory so far, millions of bytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
     def cpu_seconds(self) -> float:
         """Processor time since the start, of all threads."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def watch(self, load: Callable[[], Answers]) -> tuple[Answers, Spent]:
-        """The answers of a `load`, and what was spent on them."""
-        begun, machine_before, before = time.perf_counter(), machine_cpu_seconds(), self.cpu_seconds()
-        answers = load()
-        cpu, machine = self.cpu_seconds() - before, machine_cpu_seconds() - machine_before
-        others = (machine - cpu - answers.client_seconds) / (time.perf_counter() - begun)
-        return answers, Spent(cpu, max(0.0, others))
-
-
-@dataclass(frozen=True)
-class Spent:
-    """The server's seconds of processor time, and how many cores were busy with neither server nor client.
-
-    Where these are not about 0, the figures are those of a busy machine.
-    """
-
-    cpu_seconds: float
-    others_cores: float
 
 
 def machine_cpu_seconds() -> float:
@@ -67,64 +89,42 @@ def machine_cpu_seconds() -> float:
     return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
 
 
-def resident_megabytes(pid: int) -> float:
-    """Resident memory of a process, millions of bytes."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
 @contextlib.contextmanager
-def serving(command: list[str], ready_path: str) -> Iterator[Server]:
-    """`command` with a free port for its PORT, from when `ready_path` gives 200 to the end of the block.
+def service(program: Path, yunet: Path | None) -> Iterator[Server]:
+    """`program serve` with its default settings, from when it is ready to the end of the block.
 
     Raises RuntimeError, with what it had written, where it ends before.
     """
-    port = _free_port()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(program), "serve", f"--port={port}"]
+    if yunet is not None:
+        command.append(f"--yunet-path={yunet.resolve()}")
     settings = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    with tempfile.TemporaryFile() as log:
+    # Neither the log nor the models of the working directory: each program serves what came with it.
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as elsewhere:
         begun = time.perf_counter()
-        process = subprocess.Popen(
-            [str(port) if word == "PORT" else word for word in command],
-            cwd=ROOT,
-            env={**settings, "TF_CPP_MIN_LOG_LEVEL": "2"},
-            stdout=log,
-            stderr=log,
-        )
+        process = subprocess.Popen(command, cwd=elsewhere, env=settings, stdout=log, stderr=log)
         try:
-            while not _answers(port, ready_path):
+            while not is_ready(port):
                 if process.poll() is not None or time.perf_counter() - begun > _PATIENCE:
                     log.seek(0)
-                    raise RuntimeError(f"{command[0]} did not start:\n{log.read().decode()}")
+                    raise RuntimeError(f"{program} did not start:\n{log.read().decode()}")
                 time.sleep(0.002)
-            yield Server(process, port, time.perf_counter() - begun)
+            yield Server(process.pid, port, time.perf_counter() - begun)
         finally:
             process.terminate()
             process.wait(_PATIENCE)
 
 
-@contextlib.contextmanager
-def service(yunet: Path | None) -> Iterator[Server]:
-    """The service with its default settings."""
-    command = [str(Path(sys.executable).with_name("agegender")), "serve", "--port", "PORT"]
-    if yunet is not None:
-        command += ["--yunet-path", str(yunet.resolve())]
-    with serving(command, "/health/ready") as server:
-        yield server
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _answers(port: int, path: str) -> bool:
+def is_ready(port: int) -> bool:
+    """Whether the service on that port says that it is."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
     try:
-        connection.request("GET", path)
+        connection.request("GET", "/health/ready")
         return connection.getresponse().status == 200
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()

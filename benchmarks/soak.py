@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 from agegender.vision.decode import decode
+from rich.table import Table
 
-from benchmarks import server
-from benchmarks.bench import Bench
 from benchmarks.load import multipart, post
 from benchmarks.photographs import photograph
-from benchmarks.report import BLUE, GREY, Grid, Report, figure
-from benchmarks.service import SATURATING
+from benchmarks.server import CONNECTIONS, Bench, service
 
 REQUESTS = 50_000
 FIRST = 5_000
@@ -25,38 +24,31 @@ _STEP = 500
 _SAMPLES = 10
 
 
-def run(bench: Bench) -> Report:
+def run(bench: Bench) -> Iterator[Table]:
     """Resident memory every few hundred requests, while none is on its way."""
     shorter = 10 if bench.quick else 1
     total, first, step = REQUESTS // shorter, FIRST // shorter, _STEP // shorter
     requests = _mixed()
-    sent: list[int] = []
-    memory: list[float] = []
-    statuses: Counter[int] = Counter()
-    with server.service(bench.yunet) as running:
-        while not sent or sent[-1] < total:
-            answers = bench.client.closed(running.port, requests, SATURATING, 0, at_least=step)
-            statuses.update(answers.status.tolist())
-            sent.append(statuses.total())
-            memory.append(running.megabytes())
-    settled = [megabytes for count, megabytes in zip(sent, memory, strict=True) if count >= first]
-    before, after = statistics.median(settled[:_SAMPLES]), statistics.median(settled[-_SAMPLES:])
-    report = Report("soak", [Grid("Memory over mixed requests", ("requests", "resident, MB"))])
-    report.grids[0].rows += [
-        (sent[0], memory[0]),
-        (next(count for count in sent if count >= first), before),
-        (sent[-1], after),
-    ]
-    report.sentences.append(
-        f"{sent[-1]:,} requests at concurrency {SATURATING}; answers by status: "
-        + ", ".join(f"{status}: {count:,}" for status, count in sorted(statuses.items()))
+    table = bench.table(
+        "Memory over mixed requests, resident, MB",
+        f"after {first:,}",
+        f"after {total:,}",
+        "grown, %",
+        "answers",
     )
-    report.target(f"growth after the first {first:,} requests, %", 100 * (after / before - 1), at_most=5)
-    report.figures["soak"], (axis,) = figure(1)
-    axis.plot(sent, memory, color=BLUE)
-    axis.axvline(first, color=GREY, linestyle=":")
-    axis.set(xlabel="requests", ylabel="resident memory, MB", ylim=(0, None))
-    return report
+    for program in bench.programs:
+        memory: list[float] = []
+        statuses: Counter[int] = Counter()
+        with service(program, bench.yunet) as server:
+            while statuses.total() < total:
+                answers = bench.client.closed(server.port, requests, CONNECTIONS, 0, at_least=step)
+                statuses.update(answers.status.tolist())
+                if statuses.total() >= first:
+                    memory.append(server.megabytes())
+        before, after = statistics.median(memory[:_SAMPLES]), statistics.median(memory[-_SAMPLES:])
+        counts = ", ".join(f"{status}: {count:,}" for status, count in sorted(statuses.items()))
+        bench.add_row(table, program, before, after, 100 * (after / before - 1), counts)
+    yield table
 
 
 def _mixed() -> list[bytes]:

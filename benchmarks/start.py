@@ -1,67 +1,73 @@
-"""How soon the service is ready, and how much memory it takes then and after many requests."""
+"""How soon the service is ready, and how much memory it takes then and after requests."""
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import subprocess
-import sys
 import time
+from collections.abc import Iterator
 
-from benchmarks import server
-from benchmarks.bench import Bench
+from rich.table import Table
+
 from benchmarks.load import post
-from benchmarks.photographs import photograph
-from benchmarks.report import Grid, Report
-from benchmarks.service import SATURATING
+from benchmarks.photographs import EVERYDAY, photograph
+from benchmarks.server import CONNECTIONS, Bench, is_ready, service
 
 _STARTS = 5
-EVERYDAY = ((640, 480, 1), (640, 480, 4), (1366, 768, 4))
-RARE = ((1366, 768, 20), (4000, 3000, 4))
-# The least that any such service does: a process that loads its libraries, says so, and waits.
-_LIBRARIES = "import cv2, fastapi, numpy, onnxruntime, uvicorn, uvloop; print(flush=True); input()"
+_IMAGE = "agegender"
 
 
-def run(bench: Bench) -> Report:
-    """Medians of several starts; then `bench.requests` requests to the last."""
-    floors = [_libraries() for _ in range(_STARTS)]
-    starts: list[float] = []
-    for _ in range(_STARTS - 1):
-        with server.service(bench.yunet) as running:
-            starts.append(running.ready_after)
-    with server.service(bench.yunet) as running:
-        starts.append(running.ready_after)
-        ready = running.megabytes()
-        requests = [post("/predict", photograph(*size).jpeg) for size in 6 * EVERYDAY + RARE]
-        answers = bench.client.closed(running.port, requests, SATURATING, 0, at_least=bench.requests)
-        after = running.megabytes()
-    sent = len(answers.status)
-    floor, floor_memory = (statistics.median(column) for column in zip(*floors, strict=True))
-    start = statistics.median(starts)
-    grid = Grid("Start and memory of one process", ("", "service", "libraries alone", "ratio"))
-    grid.rows += [
-        ("start to ready, seconds", start, floor, start / floor),
-        ("resident when ready, MB", ready, floor_memory, ready / floor_memory),
-        (f"resident after {sent:,} requests, MB", after, floor_memory, after / floor_memory),
-    ]
-    report = Report("start", [grid])
-    report.sentences.append(
-        f"{sent:,} requests at concurrency {SATURATING}, {answers.count(200):,} answered by 200: "
-        f"one in {6 * len(EVERYDAY) + len(RARE)} is of 12 megapixels, one has 20 faces, the others are smaller."
+def run(bench: Bench) -> Iterator[Table]:
+    """Medians of several starts; then requests to the last, the largest photographs among them."""
+    table = bench.table(
+        "Start and memory of one process",
+        *("start to ready, s", "ready: CPU, s", "ready, MB", "requests", "after them, MB", "peak, MB"),
     )
-    report.target("seconds from start to ready", start, at_most=1.5)
-    report.target("MB resident when ready", ready, at_most=220)
-    report.target(f"MB after {sent:,} requests / MB when ready", after / ready, at_most=1.3)
-    return report
+    requests = [post("/predict", photograph(*size).jpeg) for size in EVERYDAY]
+    for program in bench.programs:
+        starts = []
+        for _ in range(_STARTS - 1):
+            with service(program, bench.yunet) as server:
+                starts.append(server.ready_after)
+        with service(program, bench.yunet) as server:
+            starts.append(server.ready_after)
+            cpu, ready = server.cpu_seconds(), server.megabytes()
+            answers = bench.client.closed(
+                server.port, requests, CONNECTIONS, 0, at_least=200 if bench.quick else 1000
+            )
+            after, peak = server.megabytes(), server.peak_megabytes()
+        bench.add_row(
+            table, program, statistics.median(starts), cpu, ready, str(answers.count(200)), after, peak
+        )
+    yield table
+    yield from _container()
 
 
-def _libraries() -> tuple[float, float]:
-    """Seconds until a process has loaded what the service is made of, and its resident memory in MB."""
-    begun = time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, "-c", _LIBRARIES], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        if process.stdout is None or not process.stdout.readline():
-            raise RuntimeError("the libraries cannot be loaded")
-        seconds, megabytes = time.perf_counter() - begun, server.resident_megabytes(process.pid)
-        process.communicate(b"\n")
-    return seconds, megabytes
+def _container() -> Iterator[Table]:
+    """The same of the image `agegender`, where there is one."""
+    docker = shutil.which("docker")
+    if docker is None:
+        return
+
+    def run_docker(*arguments: str) -> str:
+        done = subprocess.run([str(docker), *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    if not run_docker("image", "inspect", _IMAGE, "--format", "{{.Id}}"):
+        return
+    seconds = []
+    for _ in range(_STARTS):
+        begun = time.perf_counter()
+        container = run_docker("run", "--detach", "--publish=127.0.0.1::8000", _IMAGE)
+        try:
+            port = int(run_docker("port", container, "8000/tcp").rpartition(":")[2])
+            while not is_ready(port):
+                time.sleep(0.01)
+            seconds.append(time.perf_counter() - begun)
+        finally:
+            run_docker("rm", "--force", container)
+    table = Table(title="`docker run agegender`", title_justify="left")
+    table.add_column("start to ready, s", justify="right")
+    table.add_row(f"{statistics.median(seconds):.2f}")
+    yield table

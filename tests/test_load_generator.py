@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import Server, grey, png
 
-from benchmarks.load import LOST, Answers, Client, at_random, batch, evenly, multipart, perfect_queue, post
+from benchmarks.load import LOST, Answers, Client, multipart, post
 
 IMAGE = png(grey(51))
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -42,20 +42,6 @@ def test_figures_are_those_of_the_window_and_latency_counts_from_when_a_request_
     assert np.isnan(answers.percentile(99, 404))
     assert answers.lateness(100) == 500
     assert (answers.count(200), answers.others) == (3, 1)
-    assert answers.client_cores == 1.5 / 6
-
-
-@pytest.mark.parametrize("schedule", [evenly, at_random])
-def test_schedules_hold_the_rate_from_warm_up_to_end(schedule: Callable[..., np.ndarray]) -> None:
-    due = schedule(100, 99.5)
-    assert len(due) == 10_000
-    assert due[-1] == pytest.approx(100, rel=0.03)
-    assert (np.diff(due) > 0).all()
-
-
-def test_a_perfect_queue_makes_wait_only_who_finds_all_workers_busy() -> None:
-    latencies = perfect_queue(np.array([0.0, 0.0, 0.0, 1.0, 9.0]), cost=2.0, workers=2)
-    assert latencies.tolist() == [2, 2, 4, 3, 2]
 
 
 def test_answers_of_the_real_service_are_told_apart(server: Server, client: Client) -> None:
@@ -94,13 +80,6 @@ def answering(
         thread.join()
         server.close()
         loop.close()
-
-
-def test_a_batch_is_one_that_the_service_takes(server: Server, client: Client) -> None:
-    port = urlsplit(server.url).port
-    requests = [batch("/predict/batch?detector=none", n * [IMAGE]) for n in (1, 32, 33)]
-    answers = client.closed(port, requests, concurrency=1, seconds=0, at_least=3)
-    assert answers.status[:3].tolist() == [200, 200, 400]
 
 
 def test_an_open_load_sends_on_time_though_nothing_is_answered(client: Client) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,45 +15,23 @@ collect_ignore_glob = [] if os.environ.get("AGEGENDER_TEST_DOCKER") else ["test_
 
 SERVE, TRAIN = "agegender:test", "agegender-train:test"
 
-_figures: list[str] = []
 
-
-@pytest.fixture(scope="session")
-def report() -> Callable[[str], None]:
-    """Has a line printed when all tests are done."""
-    return _figures.append
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for line in _figures:
-        terminalreporter.write_line(line)
-
-
-def _built(tag: str, target: str, folder: Path, report: Callable[[str], None]) -> str:
+def _built(tag: str, target: str, folder: Path) -> str:
     before = docker("images", "--quiet", tag)
-    started = time.monotonic()
     build(tag, target, folder)
-    seconds = time.monotonic() - started
     if before and before != docker("images", "--quiet", tag):
         docker("image", "rm", before, check=False)  # an image without a name would only fill the disk
-    described = json.loads(docker("image", "inspect", tag))[0]
-    report(f"{tag}: {described['Size'] / 1e6:.0f} MB, built in {seconds:.0f} s; its layers:")
-    layers = docker("history", "--no-trunc", "--format", "{{.Size}}\t{{.CreatedBy}}", tag).splitlines()
-    for layer in layers:
-        size, _, made_by = layer.partition("\t")
-        if size not in ("0B", "0"):
-            report(f"  {size:>8}  {made_by[:90]}")
     return tag
 
 
 @pytest.fixture(scope="session")
-def serve_image(tmp_path_factory: pytest.TempPathFactory, report: Callable[[str], None]) -> str:
-    return _built(SERVE, "serve", tmp_path_factory.mktemp("serve"), report)
+def serve_image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return _built(SERVE, "serve", tmp_path_factory.mktemp("serve"))
 
 
 @pytest.fixture(scope="session")
-def train_image(tmp_path_factory: pytest.TempPathFactory, report: Callable[[str], None]) -> str:
-    return _built(TRAIN, "train", tmp_path_factory.mktemp("train"), report)
+def train_image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return _built(TRAIN, "train", tmp_path_factory.mktemp("train"))
 
 
 @pytest.fixture(scope="session")

@@ -147,12 +147,6 @@ class Container:
         """The lines that its processes have written."""
         return run("sh", "-c", f"docker logs {self.id} 2>&1").splitlines()
 
-    def cpu_seconds(self) -> float:
-        """Processor time that all of the container's processes have taken so far."""
-        stats = self.execute("sh", "-c", "cat /proc/[0-9]*/stat", check=False).splitlines()
-        ticks = [line.rpartition(") ")[2].split()[11:13] for line in stats if ") " in line]
-        return sum(int(user) + int(system) for user, system in ticks) / os.sysconf("SC_CLK_TCK")
-
     def predict(self, image: bytes, **query: Any) -> httpx.Response:
         return self.client.post(
             "/predict", content=image, params=query, headers={"Content-Type": "application/octet-stream"}

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 import re
 import subprocess
-import time
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from engine import Compose, Container, composed, docker, running, wait_until
+from engine import Compose, Container, docker, running, wait_until
 from helpers import ASTRONAUT, GRACE_HOPPER, ROOT, YUNET, YUNET_OPTIONS, jpeg, serving, without_timings
 
 MAX_SIZE = 450e6
-MAX_START = 3.0
 SHIPPED = sorted((ROOT / "models").glob("*.onnx"))
 
 
@@ -151,29 +146,7 @@ def test_health_turns_with_the_service(service: Container) -> None:
     assert "not ready" in service.execute("env", "AGEGENDER_PORT=8001", *check, check=False)
 
 
-def test_it_is_ready_soon(serve_image: str, mounted_models: Path, report: Callable[[str], None]) -> None:
-    seconds, cpu_seconds = [math.inf], [math.inf]
-    # Whatever else the machine does makes a start slower and never faster: the best of a few tells.
-    while min(seconds) > MAX_START and len(seconds) <= 6:
-        with composed(AGEGENDER_IMAGE=serve_image, AGEGENDER_MODELS_FOLDER=str(mounted_models)) as compose:
-            compose("up", "--no-start", "agegender")
-            container_id = compose("ps", "--quiet", "agegender")
-            started = time.monotonic()
-            docker("start", container_id)
-            container = Container(container_id, f"http://127.0.0.1:{compose.port}")
-            wait_until(container.is_ready, "the service is ready")
-            seconds.append(time.monotonic() - started)
-            cpu_seconds.append(container.cpu_seconds())
-    report(f"ready after {min(seconds):.1f} s, of them {min(cpu_seconds):.1f} s of processor time")
-    assert min(cpu_seconds) <= MAX_START
-    # Where others keep the processors busy, the clock on the wall tells about them.
-    if os.getloadavg()[0] < 2 * (os.cpu_count() or 1):
-        assert min(seconds) <= MAX_START
-
-
-def test_sigterm_under_load_loses_nothing(
-    mortal: tuple[Compose, Container], serve_image: str, report: Callable[[str], None]
-) -> None:
+def test_sigterm_under_load_loses_nothing(mortal: tuple[Compose, Container], serve_image: str) -> None:
     _, container = mortal
     beside = ("docker", "run", "--rm", "--interactive", f"--network=container:{container.id}")
     with_photographs = (
@@ -191,14 +164,10 @@ def test_sigterm_under_load_loses_nothing(
     )
     assert load.stdout is not None
     assert load.stdout.readline() == "loaded\n"
-    started = time.monotonic()
     docker("kill", "--signal", "TERM", container.id)
     exit_code = docker("wait", container.id)
-    seconds = time.monotonic() - started
     outcomes = json.loads(load.communicate()[0])
-    report(f"stopped {seconds:.1f} s after SIGTERM under load, exit code {exit_code}; requests: {outcomes}")
     assert exit_code == "0"
-    assert seconds < 20
     assert outcomes["200"] >= 20
     # 503: those that came while the accepted ones were being finished.
     assert set(outcomes) <= {"200", "503"}
