@@ -3,7 +3,7 @@ export async function predict(photograph, url = "http://localhost:8000") {
   const body = new FormData();
   body.append("image", photograph);
   const answer = await fetch(`${url}/predict`, { method: "POST", body });
-  const said = await answer.json();
-  if (!answer.ok) throw new Error(said.detail);
-  return said;
+  const prediction = await answer.json();
+  if (!answer.ok) throw new Error(prediction.detail);
+  return prediction;
 }

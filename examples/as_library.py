@@ -1,4 +1,4 @@
-"""python as_library.py PHOTOGRAPH...: the same models in this process, without a service."""
+"""python as_library.py PHOTOGRAPH...: estimate ages and genders in this process, without a service."""
 
 import sys
 

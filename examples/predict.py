@@ -1,4 +1,4 @@
-"""python predict.py PHOTOGRAPH [URL]: say how old each face looks, and which gender."""
+"""python predict.py PHOTOGRAPH [URL]: print the age and gender of each face."""
 
 import sys
 from pathlib import Path
@@ -7,12 +7,11 @@ import httpx
 
 photograph, *others = sys.argv[1:]
 url = others[0] if others else "http://localhost:8000"
-# A busy service answers 503 at once; one that works takes far less than this.
 answer = httpx.post(f"{url}/predict", files={"image": Path(photograph).read_bytes()}, timeout=30)
-said = answer.json()
+prediction = answer.json()
 if answer.is_error:
-    sys.exit(said["detail"])
-for face in said["faces"]:
+    sys.exit(prediction["detail"])
+for face in prediction["faces"]:
     age, gender = face["age"], face["gender"]
     print(
         f"{age['years']} years ({age['low']}-{age['high']}),",

@@ -1,8 +1,9 @@
-"""python with_client.py URL PHOTOGRAPH...: ask a service, such as http://localhost:8000, by its own client."""
+"""python with_client.py URL PHOTOGRAPH...: ask a service, such as http://localhost:8000, with the Python client."""
 
 import sys
 
-from agegender.client import AgeGenderError, Client, ImageRefused
+from agegender import Client
+from agegender.client import AgeGenderError, BadRequest
 
 url, *photographs = sys.argv[1:]
 try:
@@ -10,8 +11,8 @@ try:
         for photograph in photographs:
             try:
                 answer = client.predict(photograph, max_faces=5)
-            except ImageRefused as refused:
-                print(f"{photograph}: {refused}")
+            except BadRequest as error:
+                print(f"{photograph}: {error}")
                 continue
             for face in answer.faces:
                 age, gender = face.age, face.gender

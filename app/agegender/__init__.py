@@ -1,19 +1,21 @@
-"""Age and gender of the faces in photographs: the service, a client of it, and `Predictor` without either."""
+"""Estimate age and gender of the faces in photographs: in this process, or by the service over HTTP."""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agegender.client import AsyncClient, Client
     from agegender.predictor import Predictor
 
-__all__ = ["Predictor"]
+__all__ = ["AsyncClient", "Client", "Predictor"]
+
+# Imported when first used: OpenCV and ONNX Runtime are slow to import, and the clients need neither.
+_MODULES = {"AsyncClient": "client", "Client": "client", "Predictor": "predictor"}
 
 
 def __getattr__(name: str) -> Any:
-    # Not before it is asked for: OpenCV and ONNX Runtime take a while to import, and the client needs neither.
-    if name == "Predictor":
-        from agegender.predictor import Predictor
-
-        return Predictor
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -18,8 +18,6 @@ import httpx
 import numpy as np
 
 from agegender.answers import DetectorChoice
-from agegender.client import AgeGenderError
-from agegender.client.exchange import is_ready
 from agegender.cores import available_cores
 from agegender.inference import detector_file
 from agegender.inference.detector_file import DetectorFileError
@@ -222,8 +220,8 @@ def _ports(settings: Settings) -> Iterator[Finding]:
 
 def _serves(host: str, port: int) -> bool:
     try:
-        return is_ready(_get(host, port, "/health/ready"))
-    except (httpx.HTTPError, AgeGenderError):
+        return _get(host, port, "/health/ready").text == '{"status":"ready"}'
+    except httpx.HTTPError:
         return False
 
 

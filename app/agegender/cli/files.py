@@ -20,7 +20,7 @@ import cv2
 
 from agegender.answers import Prediction
 from agegender.cli.annotate import annotate
-from agegender.client import AgeGenderError, Busy, Client, ImageRefused, InternalError, TimedOut
+from agegender.client import AgeGenderError, Client, TimedOut, Unreachable
 from agegender.cores import available_cores
 from agegender.inputs import Options
 from agegender.predictor import (
@@ -55,8 +55,8 @@ class CannotAnnotate(Exception):
     """Where the pictures would go is no place for them; str(e) is a sentence that says why."""
 
 
-OF_ONE_FILE = (ImageUnreadable, ImageTooLarge, ImageRefused, Busy, TimedOut, InternalError)
-"""What is wrong with one file and leaves the others to be tried; each says what in a sentence."""
+# With these, a service answers for one image, and may accept the others: 400 and 413 for its content.
+_STATUSES_OF_ONE_IMAGE = (400, 413, 429, 500, 503)
 
 CANNOT_GO_ON = (
     AgeGenderError,
@@ -68,7 +68,7 @@ CANNOT_GO_ON = (
     ModelsInvalid,
     UnknownModel,
 )
-"""What is wrong with all files alike, unless it is `OF_ONE_FILE`; each says what in a sentence."""
+"""What stops the command, unless it concerns one image only; each is a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,13 @@ def answers(
             return Result(file.name, file.problem or _answer(file, ask, annotate_into, max_pixels))
         except OSError as error:
             return Result(file.name, f"The file cannot be read ({error.strerror}).")
-        except OF_ONE_FILE as error:
+        except (ImageUnreadable, ImageTooLarge, TimedOut) as error:
+            return Result(file.name, str(error))
+        except AgeGenderError as error:
+            if isinstance(error, Unreachable) or error.problem is None:
+                raise
+            if error.problem.status not in _STATUSES_OF_ONE_IMAGE:
+                raise
             return Result(file.name, str(error))
 
     begun: deque[Future[Result]] = deque()
