@@ -20,22 +20,25 @@ Variant = Literal["A", "B"]
 BATCH_NORM_MOMENTUM = 0.9
 
 
-def build(variant: Variant, dropout: float = 0.2, backbone: str | None = None) -> keras.Model:
+def build(
+    variant: Variant | Literal["residual", "mobilenet_v2"], dropout: float = 0.2, backbone: str | None = None
+) -> keras.Model:
     """The network of `variant`: (n, side, side, 3) RGB in 0..255 to `{"age": (n, 101), "gender": (n, 1)}` logits.
 
     `side` is free, so that training can begin on smaller images. Weights are random, but for those of B's backbone
     where `backbone` is "imagenet" (downloaded) or names a file.
     """
+    name = {"residual": "A", "mobilenet_v2": "B"}.get(variant, variant)
     inputs = keras.Input((None, None, 3), name="image")
     scaled = layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(inputs)
-    features = _residual_network(scaled) if variant == "A" else _mobilenet_v2(scaled, backbone)
+    features = _residual_network(scaled) if name == "A" else _mobilenet_v2(scaled, backbone)
     pooled = layers.GlobalAveragePooling2D(name="pool")(features)
     pooled = layers.Dropout(dropout, name="dropout")(pooled)
     outputs = {
-        "age": layers.Dense(AGES, name="age_logits")(pooled),
-        "gender": layers.Dense(1, name="gender_logit")(pooled),
+        "age": layers.Dense(AGES, kernel_initializer="zeros", name="age_logits")(pooled),
+        "gender": layers.Dense(1, kernel_initializer="zeros", name="gender_logit")(pooled),
     }
-    return keras.Model(inputs, outputs, name=f"age_gender_{variant}")
+    return keras.Model(inputs, outputs, name=f"age_gender_{name}")
 
 
 def load_exported(file: str) -> keras.Model:

@@ -104,7 +104,10 @@ def _fail(message: object) -> NoReturn:
 @_in_one_sentence
 def prepare(
     utkface: UtkFaceOption,
-    fairface: Annotated[Path | None, typer.Option(help="FairFace's archive or folder.")] = None,
+    fairface: Annotated[
+        list[Path] | None,
+        typer.Option(help="FairFace's archive or folder; may be repeated, for its parts."),
+    ] = None,
     yunet: Annotated[
         Path | None,
         typer.Option(
@@ -118,14 +121,14 @@ def prepare(
     from training import plots, report  # Matplotlib takes a while to import: --help shall not wait for it
 
     detector = None
-    if fairface is not None:
+    if fairface:
         file = detector_file.find(yunet)
         if file is None:
             raise typer.BadParameter(
                 "FairFace's faces must be found first: run `agegender fetch-detector`, or add --yunet PATH"
             )
         detector = YuNet(file)
-    faces, summaries = data.prepare(cache, utkface, fairface, detector)
+    faces, summaries = data.prepare(cache, utkface, fairface or (), detector)
     files = Table("data set", "used", "repaired", "malformed", "unreadable", "no face", title="Files")
     for name, summary in summaries.items():
         dropped = (summary.repaired, summary.malformed, summary.unreadable, summary.no_face)
@@ -139,6 +142,26 @@ def prepare(
     picture = cache / "age_distribution.png"
     plots.age_distribution(faces, picture)
     out.print(f"Ages: {picture}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+@_in_one_sentence
+def make(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe in training/recipes, such as C.")],
+    imagenet: Annotated[
+        str,
+        typer.Option(
+            help="MobileNetV2's weights on ImageNet without the top: a file, or 'imagenet' to download."
+        ),
+    ] = "imagenet",
+    cache: CacheOption = DEFAULT_CACHE,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Make the model of a recipe: train it. A run that was stopped goes on."""
+    from training import recipe
+    from training.train import train as run_training
+
+    run_training(recipe.load(name), data.load(cache), runs / name, imagenet)
 
 
 @app.command()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import lzma
 import math
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from training.splits import assign_splits, perceptual_hashes
 CROPS_FILE = "crops.uint8"
 LABELS_FILE = "labels.npz"
 UTKFACE, FAIRFACE = "utkface", "fairface"
+IMAGE_SUFFIXES = {".jpg", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,11 @@ def load(cache: Path) -> Faces:
 
 
 def prepare(
-    cache: Path, utkface: Path, fairface: Path | None = None, detector: Detector | None = None
+    cache: Path, utkface: Path, fairface: Sequence[Path] = (), detector: Detector | None = None
 ) -> tuple[Faces, dict[str, Summary]]:
-    """Crop and label every usable face of the data sets (archive or folder each) into `cache`.
+    """Crop and label every usable face of the data sets into `cache`.
+
+    `utkface` is an archive or a folder, and so is each part of FairFace.
 
     UTKFace's chips are crops already; FairFace's images go through `detector` and the service's alignment.
     A cache that is in use meanwhile stays as it was for its readers. Raises TrainingError.
@@ -108,12 +112,14 @@ def prepare(
     datasets: list[str] = []
     hashes: list[NDArray[np.uint64]] = []
     summaries = {UTKFACE: Summary()}
+    sources: dict[str, Iterator[tuple[str, Label, NDArray[np.uint8]]]]
     sources = {UTKFACE: _utkface(utkface, summaries[UTKFACE])}
-    if fairface is not None:
+    if fairface:
         if detector is None:
             raise ValueError("FairFace's images are not aligned: a detector is needed to crop them")
         summaries[FAIRFACE] = Summary()
-        sources[FAIRFACE] = _fairface(fairface, detector, summaries[FAIRFACE])
+        parts = [_fairface(part, detector, summaries[FAIRFACE]) for part in fairface]
+        sources[FAIRFACE] = itertools.chain.from_iterable(parts)
 
     def write(partial: Path) -> None:
         with partial.open("wb") as crops:
@@ -161,7 +167,8 @@ def fairface_files(folder: Path) -> list[tuple[str, Path, Label | None]]:
     if len(roots) > 1:
         raise TrainingError(f"{roots[0]} and {roots[1]} both hold tables of FairFace: name the one to read.")
     labels: dict[str, Label | None] = dict(read_fairface_labels(roots[0]))
-    for file in roots[0].rglob("*.jpg"):
+    images = (file for file in roots[0].rglob("*") if file.suffix in IMAGE_SUFFIXES)
+    for file in images:
         labels.setdefault(file.relative_to(roots[0]).as_posix(), None)
     return [(f"{FAIRFACE}/{name}", roots[0] / name, label) for name, label in sorted(labels.items())]
 

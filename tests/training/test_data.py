@@ -143,7 +143,7 @@ def test_what_cannot_be_prepared_is_said_so(tmp_path: Path) -> None:
 def test_fairface_is_cropped_and_those_without_a_face_are_counted(tmp_path: Path) -> None:
     write_chips(tmp_path / "UTKFace", 2)
     fairface = photographs(tmp_path / "fairface")
-    faces, summaries = data.prepare(tmp_path / "cache", tmp_path / "UTKFace", fairface, Haar())
+    faces, summaries = data.prepare(tmp_path / "cache", tmp_path / "UTKFace", [fairface], Haar())
     assert summaries["fairface"].used == 1
     assert summaries["fairface"].no_face == ["fairface/train/2.jpg"]
     assert summaries["fairface"].unreadable == ["fairface/train/3.jpg"]
@@ -157,7 +157,7 @@ def test_images_that_no_table_of_fairface_names_are_counted(tmp_path: Path) -> N
     fairface = photographs(tmp_path / "fairface")
     table = fairface / "fairface_label_train.csv"
     table.write_text(table.read_text().partition("train/2.jpg")[0])
-    _, summaries = data.prepare(tmp_path / "cache", tmp_path / "UTKFace", fairface, Haar())
+    _, summaries = data.prepare(tmp_path / "cache", tmp_path / "UTKFace", [fairface], Haar())
     assert summaries["fairface"].used == 1
     assert summaries["fairface"].malformed == ["fairface/train/2.jpg", "fairface/train/3.jpg"]
 
@@ -167,7 +167,7 @@ def test_two_sets_of_tables_are_not_read_as_one(tmp_path: Path) -> None:
     for part in ("one", "other"):
         photographs(tmp_path / "fairface" / part)
     with pytest.raises(TrainingError, match=r"one and .*other both hold tables of FairFace"):
-        data.prepare(tmp_path / "cache", tmp_path / "UTKFace", tmp_path / "fairface", Haar())
+        data.prepare(tmp_path / "cache", tmp_path / "UTKFace", [tmp_path / "fairface"], Haar())
 
 
 def photographs(folder: Path) -> Path:
@@ -205,7 +205,7 @@ def served_crop(image: bytes, detector: str) -> np.ndarray:
 def test_training_learns_from_the_very_crops_that_the_service_makes(tmp_path: Path) -> None:
     write_chips(tmp_path / "UTKFace", 5)
     fairface = photographs(tmp_path / "fairface")
-    faces, _ = data.prepare(tmp_path / "cache", tmp_path / "UTKFace", fairface, Haar())
+    faces, _ = data.prepare(tmp_path / "cache", tmp_path / "UTKFace", [fairface], Haar())
     for row, name in enumerate(faces.name[:5]):
         chip = (tmp_path / "UTKFace" / str(name)).read_bytes()
         assert served_crop(chip, "none").tobytes() == faces.crops[row].tobytes()

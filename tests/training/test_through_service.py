@@ -59,7 +59,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = "".join(f"{file},30-39,Female,White,False\n" for file in files)
     (folder / "fairface/fairface_label_train.csv").write_text(f"file,age,gender,race,service_test\n{rows}")
     if YUNET.exists():
-        data.prepare(folder / "cache", folder / "UTKFace", folder / "fairface", YuNet(YUNET))
+        data.prepare(folder / "cache", folder / "UTKFace", [folder / "fairface"], YuNet(YUNET))
     return folder
 
 
