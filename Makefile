@@ -96,6 +96,7 @@ wheel: $(VENV)/.serve ## Build the wheel and the source distribution, with the m
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/typos
 	$(BIN)/mypy
 
 format: $(VENV)/.dev
