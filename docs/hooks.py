@@ -45,9 +45,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 # Where links of the project's papers lead here.
 _LINKS = {
-    "README.md#command-line": "settings.md",
     "README.md#what-it-must-not-be-used-for": "privacy.md#what-it-must-not-be-used-for",
     "SECURITY.md": "security.md",
+    "docs/settings.md": "settings.md",
     "docs/training.md": "training.md",
 }
 

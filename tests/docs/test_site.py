@@ -58,13 +58,6 @@ def test_every_setting_is_there_with_its_default_and_meaning(site: Path) -> None
         assert row in said
 
 
-def test_the_readmes_table_of_settings_is_that_of_the_settings() -> None:
-    rows = re.findall(
-        r"^\| `AGEGENDER_(\w+)` \|.*\| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
-    )
-    assert rows == [(name.upper(), field.description) for name, field in Settings.model_fields.items()]
-
-
 def test_figures_are_those_of_the_models(site: Path) -> None:
     said = text(site / "choosing.html")
     for metadata in (ROOT / "models").glob("*.json"):
