@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
-import os
 import sys
-import threading
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import Depends, FastAPI
-from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agegender.answers import ModelAnswer, ModelsAnswer, Problem
 from agegender.api import health, metrics, models, page, predict, problems
 from agegender.api.body import ArrivalMemory
-from agegender.api.direct import Direct
 from agegender.api.rate_limit import RateLimit, may_ask
 from agegender.api.request_log import Observe
 from agegender.api.security import ApiKeys
@@ -82,17 +77,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.api_keys = ApiKeys(settings.api_keys)
     app.state.rate_limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
     app.state.metrics = metrics.Metrics()
-    app.add_middleware(
-        Direct, routes=[route for route in predict.router.routes if isinstance(route, APIRoute)]
-    )
     _observe(app, settings.cors_origins, settings.traces)
     app.add_middleware(_OneSentence)
-    for guarded in (predict.router, models.router):
-        app.include_router(
-            guarded,
-            dependencies=[Depends(may_ask)],
-            responses=problems.openapi_responses(problems.RATE_LIMITED),
-        )
+    app.include_router(predict.router)
+    app.include_router(models.router, dependencies=[Depends(may_ask)])
     app.include_router(health.router)
     if settings.metrics_port is None:
         app.include_router(metrics.router)
@@ -146,11 +134,7 @@ def start(settings: Settings) -> Service:
     if yunet is None:
         logger.info("YuNet is not installed: Haar finds the faces, until `agegender fetch-detector` is run")
 
-    cores = _cores_to_keep(settings)
-
     def make_worker() -> Pipeline:
-        if cores:
-            _stay_on(cores.pop())
         predictor = Pipeline(
             catalogue,
             yunet=yunet,
@@ -167,7 +151,6 @@ def start(settings: Settings) -> Service:
         queue_timeout=settings.queue_timeout,
     )
     pool.start()
-    _return_freed_memory()
     if not settings.api_keys.get_secret_value():
         logger.info("no API keys are set: whoever reaches this address may ask")
     return Service(
@@ -179,27 +162,6 @@ def start(settings: Settings) -> Service:
         max_batch_bytes=settings.max_batch_bytes,
         arrival_memory=ArrivalMemory(settings.arrival_memory),
     )
-
-
-def _cores_to_keep(settings: Settings) -> list[int]:
-    """A core for each worker, where there are as many of both and no other process has workers; else none."""
-    if sys.platform == "linux":
-        cores = list(os.sched_getaffinity(0))
-        if settings.processes == 1 and settings.workers == len(cores):
-            return cores
-    return []
-
-
-def _stay_on(core: int) -> None:
-    """Keep this thread, a worker's, where its data is in the cache: it answers some 5 % more."""
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(threading.get_native_id(), {core})
-
-
-def _return_freed_memory() -> None:
-    """Let the C library hand back what loading took and freed: it would keep some 30 MB for as long as it runs."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # where it is not glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _App(FastAPI):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 from pathlib import Path
 
@@ -14,82 +15,85 @@ from agegender.cores import available_cores
 
 ENV_PREFIX = "AGEGENDER_"
 
+logger = logging.getLogger("agegender")
+
 
 class Settings(BaseSettings):
-    """What an operator may choose; the reason for each default stands in its description."""
+    """What an operator may choose; the description of each gives the reason for its default."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore"
     )
 
     host: str = Field(
-        "127.0.0.1", description="Address to listen on; 0.0.0.0 opens the service to the network."
+        "127.0.0.1",
+        description="Address to listen on: 0.0.0.0 or :: opens the service to the network, localhost listens on IPv4 "
+        "and IPv6.",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     metrics_port: int | None = Field(
         None,
         ge=0,
         le=65535,
-        description="Port of its own for GET /metrics, which then is not on the other one; 0 takes a free one.",
+        description="Separate port for GET /metrics, which is then not served on the main one; 0 takes a free one.",
     )
     models: Path = Field(
         default_factory=lambda: _models_folder(),
-        description="Folder of the models: ID.onnx and ID.json each; by default `models` in the working directory or, "
-        "where there is no model in it, those that come with this package.",
+        description="Folder of the models (ID.onnx and ID.json each); by default `models` in the working directory or, "
+        "where that holds none, the models that come with this package.",
     )
-    default_model: str = Field("age_gender_B", description="Model of requests that name none.")
+    default_model: str = Field("age_gender_B", description="Model for requests that name none.")
     yunet_path: Path | None = Field(
-        None, description="YuNet's file, where it is not the one that `agegender fetch-detector` stores."
-    )
-    processes: int = Field(
-        1,
-        ge=1,
-        le=64,
-        description="Server processes, each with workers and a queue of its own; more than one where one interpreter "
-        "is the limit.",
+        None, description="YuNet's file, if not where `agegender fetch-detector` stores it."
     )
     workers: int = Field(
-        default_factory=lambda values: max(1, available_cores() // values["processes"]),
+        default_factory=available_cores,
         ge=1,
         le=1024,
-        description="Worker threads of each process; by default one per core that it may use, since each uses one "
-        "fully.",
+        description="Worker threads, by default one per available core; each uses one core fully.",
     )
     queue_size: int = Field(
         default_factory=lambda values: 4 * values["workers"],
         ge=0,
-        description="Requests that may wait for a worker, by default 4 per worker; more get 503 at once.",
+        description="Requests that may wait for a worker, by default 4 per worker; further ones get a 503 at once.",
     )
     queue_timeout: float = Field(
         10.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds after which a request that still waits for a worker gets 503.",
+        description="Seconds that a request may wait for a worker before it gets a 503.",
     )
     arrival_timeout: float = Field(
         60.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds in which a request must have arrived whole; slower senders are cut off.",
+        description="Seconds within which a request must have arrived completely; slower connections are closed.",
+    )
+    keep_alive_timeout: float = Field(
+        75.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds for which an idle connection is kept open: longer than the load balancer in front keeps "
+        "it, often 60, which otherwise answers some requests with a 502.",
     )
     drain_timeout: float = Field(
         20.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds that accepted requests have to finish when the service is stopped.",
+        description="Seconds that accepted requests have to finish when the service stops.",
     )
-    max_bytes: int = Field(10 * 2**20, ge=1, description="Largest image accepted, bytes.")
+    max_bytes: int = Field(10 * 2**20, ge=1, description="Largest image accepted, in bytes.")
     arrival_memory: int = Field(
         default_factory=lambda values: 16 * values["max_bytes"],
         ge=1,
-        description="Bytes of requests still arriving that are held at a time, by default 16 of the largest images; "
-        "what comes beyond gets 503.",
+        description="Memory for requests that are still arriving, in bytes, by default 16 of the largest images; "
+        "when it is full, requests get a 503.",
     )
     max_batch_bytes: int = Field(
         default_factory=lambda values: values["arrival_memory"] // 4,
         ge=1,
-        description="Largest batch accepted, bytes in all, by default a quarter of the memory for arriving requests, "
-        "of which batches may take half.",
+        description="Largest batch accepted, in bytes, by default a quarter of the memory for arriving requests and at "
+        "most half of it.",
     )
     max_pixels: int = Field(
         40_000_000,
@@ -105,27 +109,48 @@ class Settings(BaseSettings):
     )
     traces: bool = Field(
         False,
-        description="Whether to send OpenTelemetry traces, as its own OTEL_... variables say; needs the extra traces.",
+        description="Send OpenTelemetry traces, configured by its OTEL_... variables; needs the extra `traces`.",
     )
-    page: bool = Field(True, description="Whether / answers with the page to try the service by hand.")
+    page: bool = Field(True, description="Serve the page at / to try the service by hand.")
     api_keys: SecretStr = Field(
         SecretStr(""),
-        description="Comma-separated keys, one of which each request must send; none: open to all.",
+        description="Comma-separated keys, one of which each request must send as X-API-Key. Empty: no key is needed.",
     )
     rate_limit: str = Field(
         "",
-        description="Requests that each caller may send, as in 60/minute, by key or else by address, to each server "
-        "process; a batch is one, and more get 429.",
+        description="Requests allowed per caller, by key or else by address, such as 60/minute; further ones get a "
+        "429. A batch counts as one. Empty: no limit.",
     )
     trusted_proxies: str = Field(
         "",
-        description="Comma-separated addresses or networks of proxies whose X-Forwarded-For counts; none: nobody's.",
+        description="Comma-separated addresses or networks of proxies whose X-Forwarded-For is trusted. Empty: it is "
+        "ignored.",
     )
-
     cors_origins: str = Field(
         "",
-        description="Comma-separated origins whose pages may ask from a browser, as in https://example.com; *: all.",
+        description="Comma-separated origins whose pages may call the service from a browser, such as "
+        "https://example.com; * allows all. Empty: none.",
     )
+
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, host: str) -> str:
+        return host.removeprefix("[").removesuffix("]")
+
+    @field_validator("port", "metrics_port", mode="before")
+    @classmethod
+    def _is_no_service_link(cls, port: object, info: ValidationInfo) -> object:
+        """Ignore what Kubernetes sets for a service named `agegender`: AGEGENDER_PORT=tcp://10.0.0.1:80."""
+        if isinstance(port, str) and re.match(r"(tcp|udp|sctp)://", port):
+            name = str(info.field_name)
+            logger.warning(
+                "%s%s=%s is a service link of Kubernetes, not a port, and is ignored",
+                ENV_PREFIX,
+                name.upper(),
+                port,
+            )
+            return cls.model_fields[name].default
+        return port
 
     @field_validator("metrics_port")
     @classmethod
@@ -152,7 +177,7 @@ class Settings(BaseSettings):
     @classmethod
     def _holds_a_key(cls, keys: SecretStr) -> SecretStr:
         if keys.get_secret_value() and not listed(keys.get_secret_value()):
-            raise PydanticCustomError("keys", "Input should hold a key, or be left out to let everybody ask")
+            raise PydanticCustomError("keys", "Input should hold a key, or be left out if no key is needed")
         return keys
 
     @field_validator("rate_limit")
@@ -200,5 +225,5 @@ def _models_folder() -> Path:
 
 
 def listed(comma_separated: str) -> list[str]:
-    """The parts of a setting that may hold several, without the spaces around them."""
+    """Split a setting that holds several values; spaces around each are removed."""
     return [part for each in comma_separated.split(",") if (part := each.strip())]

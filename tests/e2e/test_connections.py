@@ -35,22 +35,37 @@ def test_an_offer_to_speak_another_protocol_is_passed_over(server: Server) -> No
     assert answers.count(b"HTTP/1.1 200 OK") == answers.count(b"HTTP/1.1 ") == 2
     assert b'"faces":[{' in answers
     assert b'{"status":"live"}' in answers
+    assert "upgrade" not in server.log()
 
 
 def test_an_offer_in_two_pieces_lets_nobody_hide_a_request_in_a_body(server: Server) -> None:
     hidden = b"GET /health/live HTTP/1.1\r\nHost: service\r\n\r\n"
-    request = HEAD + b"Content-Length: %d\r\n" % len(hidden) + OFFER + b"\r\n"
+    offer = OFFER.replace(b"Connection: ", b"Connection: close, ")
+    request = HEAD + b"Content-Length: %d\r\n" % len(hidden) + offer + b"\r\n"
     middle = request.index(b"uPGRADE") + 3
     with connected(server) as (connection,):
         for piece in (request[:middle], request[middle:]):
             connection.sendall(piece)
             let_read(server)
-        with contextlib.suppress(ConnectionError):
-            connection.sendall(hidden)
+        connection.sendall(hidden)
         answers = read_to_the_end(connection)
     assert answers.startswith(b"HTTP/1.1 400 ")
-    assert b"send the request without it" in answers
-    assert b"live" not in answers
+    assert b"/problems/image-unreadable" in answers
+    assert answers.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_broken_chunk_after_the_answer_ends_the_connection_without_a_traceback(server: Server) -> None:
+    request_id = "broken-chunk"
+    with connected(server) as (connection,):
+        head = IN_CHUNKS.replace(b"/predict", b"/nowhere") + b"X-Request-ID: %s\r\n\r\n" % request_id.encode()
+        connection.sendall(head)
+        answered = connection.recv(4096)
+        assert answered.startswith(b"HTTP/1.1 404")
+        connection.sendall(b"this is no chunk\r\n")
+        read_to_the_end(connection)
+    server.request_line(request_id)
+    assert server.predict(IMAGE, detector="none").status_code == 200
+    assert "Traceback" not in server.log()
 
 
 def test_trailers_are_no_headers(server: Server) -> None:
@@ -91,3 +106,13 @@ def test_a_refusal_reaches_who_sends_all_before_reading_though_it_is_the_last_an
         answer = read_to_the_end(connection)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b'"instance":"/predict"' in answer
+
+
+def test_a_client_that_speaks_http_2_is_asked_for_http_1_1(server: Server) -> None:
+    with connected(server) as (connection,):
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000"))
+        answer = read_to_the_end(connection)
+    settings, goaway = answer[:9], answer[9:]
+    assert settings == bytes.fromhex("000000 04 00 00000000")
+    assert goaway[3] == 7
+    assert int.from_bytes(goaway[-4:], "big") == 0xD  # HTTP_1_1_REQUIRED

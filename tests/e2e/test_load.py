@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -178,18 +176,3 @@ def test_a_model_dropped_into_the_folder_is_there_after_a_restart(tmp_path: Path
         answer = server.predict(IMAGE, detector="none").json()
         assert answer["model"] == "age_gender_C"
         assert answer["faces"][0]["age"]["years"] == 20
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads cannot be placed")
-@pytest.mark.parametrize("spare", [0, 1])
-def test_workers_have_a_core_each_where_there_are_as_many(
-    models_folder: Path, empty_cache: Path, spare: int
-) -> None:
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) == 1:
-        pytest.skip("there is one core only")
-    with serving(models_folder, empty_cache, f"--workers={len(cores) + spare}") as server:
-        threads = [int(name) for name in os.listdir(f"/proc/{server.process.pid}/task")]
-        placed = [os.sched_getaffinity(thread) for thread in threads]
-    assert sorted(min(kept) for kept in placed if len(kept) == 1) == ([] if spare else cores)
-    assert all(len(kept) in (1, len(cores)) for kept in placed)

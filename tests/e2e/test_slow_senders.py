@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from agegender.settings import Settings
 from helpers import PATIENCE, Server, check_problem, connected, grey, png, read_to_the_end, serving
 
 IMAGE = png(grey(51))
@@ -46,8 +47,10 @@ def patient(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def hasty(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
-    """A service that gives a request one second to arrive."""
-    with serving(models_folder, empty_cache, "--workers=1", "--arrival-timeout=1") as server:
+    """A service that gives a request one second to arrive, and keeps idle connections for one more."""
+    with serving(
+        models_folder, empty_cache, "--workers=1", "--arrival-timeout=1", "--keep-alive-timeout=1"
+    ) as server:
         yield server
 
 
@@ -128,3 +131,10 @@ def test_bodies_that_fill_the_memory_for_them_leave_no_room_for_another(
         check_problem(refused, 503, "overloaded")
         connections[0].close()
         until(server, 200)
+
+
+def test_an_idle_connection_is_kept_for_longer_than_load_balancers_do_and_then_closed(hasty: Server) -> None:
+    assert Settings().keep_alive_timeout > 60
+    with connected(hasty) as (connection,):
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: service\r\n\r\n")
+        assert read_to_the_end(connection).startswith(b"HTTP/1.1 200 OK")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 
 from agegender.answers import HealthAnswer
 from agegender.api import problems
-from agegender.api.schemas import NoQuery
+from agegender.api.query import NoQuery
 from agegender.api.state import service_of
 
 router = APIRouter(prefix="/health", tags=["health"])

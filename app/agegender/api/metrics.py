@@ -1,8 +1,8 @@
-"""What the service counts of itself, and GET /metrics, which shows it to Prometheus without waiting for anything."""
+"""Counters of the service, and GET /metrics, which shows them to Prometheus."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Annotated
 
@@ -16,11 +16,12 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from agegender.answers import Prediction
 from agegender.api.problems import INTERNAL_ERROR, PARAMETER_INVALID, openapi_responses
-from agegender.api.schemas import NoQuery
+from agegender.api.query import NoQuery
 from agegender.api.state import Service
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -28,7 +29,7 @@ _FACES = (0, 1, 2, 3, 5, 10, 20, 50, 100)
 
 
 class Metrics:
-    """Counters of one app, in a registry of its own; where several processes serve, those of all of them."""
+    """Counters of one app, in a registry of its own."""
 
     def __init__(self) -> None:
         self._registry = own = CollectorRegistry()
@@ -44,18 +45,6 @@ class Metrics:
         )
         self._stages = {stage: stages.labels(stage) for stage in ("decode", "detect", "predict", "total")}
         self._faces = Histogram("agegender_faces", "Faces per image.", buckets=_FACES, registry=own)
-
-        def gauge(name: str, words: str) -> Gauge:
-            return Gauge(f"agegender_{name}", words, registry=own, multiprocess_mode="livesum")
-
-        self._waiting = gauge("queue_waiting", "Requests that wait for a worker.")
-        self._running = gauge("running", "Requests that a worker is at.")
-        self._admitted = gauge("admitted", "Requests let in and not yet answered.")
-        self._places = gauge("places", "Requests that may wait or be worked at.")
-        self._refused = Counter(
-            "agegender_refused", "Requests for which there was no place or no memory.", registry=own
-        )
-        self._timeouts = Counter("agegender_queue_timeouts", "Requests that waited too long.", registry=own)
         self._batch_errors = Counter(
             "agegender_batch_errors",
             "Images of batches that were answered by a problem.",
@@ -63,60 +52,58 @@ class Metrics:
             registry=own,
         )
         self._batch_errors.labels(INTERNAL_ERROR.status)  # shown before the first: an alert watches it
-        self._loaded = Gauge(
-            "agegender_model_loaded",
-            "Whether a model can be asked.",
-            ("model",),
-            registry=own,
-            multiprocess_mode="livemin",
-        )
-        build = Gauge(
-            "agegender_build_info", "Always 1.", ("version",), registry=own, multiprocess_mode="livemax"
-        )
+        build = Gauge("agegender_build_info", "Always 1.", ("version",), registry=own)
         build.labels(version("agegender")).set(1)
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            self._registry = CollectorRegistry()
-            MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
 
     def watch(self, service: Service) -> None:
-        """Show what `service` has loaded, and what its pool has to do."""
-        self._pool = service.pool
-        self._arrival_memory = service.arrival_memory
-        self._published = (0, 0)
-        self._places.set(service.pool.places)
+        """Show which models `service` has loaded, and the load of its pool."""
+        loaded = Gauge(
+            "agegender_model_loaded", "Whether a model is loaded.", ("model",), registry=self._registry
+        )
         for model in service.catalogue:
-            self._loaded.labels(model.variant.id).set(model.session is not None)
-
-    def publish(self) -> None:
-        """Take over what the pool has to do right now."""
-        load = self._pool.load()
-        self._waiting.set(load.waiting)
-        self._running.set(load.running)
-        self._admitted.set(load.admitted)
-        refused, timed_out = load.refused + self._arrival_memory.refused, load.timed_out
-        self._refused.inc(refused - self._published[0])
-        self._timeouts.inc(timed_out - self._published[1])
-        self._published = refused, timed_out
+            loaded.labels(model.variant.id).set(model.session is not None)
+        self._registry.register(_Load(service))
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format; what other processes have to do is as old as a second."""
-        self.publish()
+        """All of it in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def count_request(self, route: str, status: int) -> None:
-        """One more answer; `route` is the path as it is declared, so that there are few of them."""
+        """Count one more answer; `route` is the path as it is declared, so that there are few of them."""
         self._requests.labels(route, status).inc()
 
     def observe(self, prediction: Prediction) -> None:
-        """One more image seen."""
+        """Count one more prediction."""
         spent = prediction.timings_ms
         for stage, seconds in self._stages.items():
             seconds.observe(getattr(spent, stage) / 1000)
         self._faces.observe(len(prediction.faces))
 
     def count_batch_error(self, status: int) -> None:
-        """One more image of a batch that was answered by a problem."""
+        """Count one more image of a batch that was answered by a problem."""
         self._batch_errors.labels(status).inc()
+
+
+class _Load(Collector):
+    """What the pool of workers has to do at the moment of asking."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        """Read it anew for each answer."""
+        pool = self._service.pool
+        load = pool.load()
+        refused = load.refused + self._service.arrival_memory.refused
+        for metric, name, words, value in (
+            (GaugeMetricFamily, "queue_waiting", "Requests that wait for a worker.", load.waiting),
+            (GaugeMetricFamily, "running", "Requests that a worker runs.", load.running),
+            (GaugeMetricFamily, "admitted", "Requests accepted and not yet answered.", load.admitted),
+            (GaugeMetricFamily, "places", "Requests that may wait or run.", pool.places),
+            (CounterMetricFamily, "refused", "Requests for which there was no place or no memory.", refused),
+            (CounterMetricFamily, "queue_timeouts", "Requests that waited too long.", load.timed_out),
+        ):
+            yield metric(f"agegender_{name}", words, value)
 
 
 router = APIRouter(tags=["metrics"])

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 
 from agegender.answers import ModelAnswer, ModelsAnswer
 from agegender.api import problems
-from agegender.api.schemas import NoQuery
+from agegender.api.query import NoQuery
 from agegender.api.state import service_of
 from agegender.inference.variants import Model
 
@@ -18,7 +18,9 @@ router = APIRouter(tags=["models"])
 @router.get(
     "/models",
     summary="List the models",
-    responses=problems.openapi_responses(problems.UNAUTHORIZED, problems.PARAMETER_INVALID),
+    responses=problems.openapi_responses(
+        problems.UNAUTHORIZED, problems.RATE_LIMITED, problems.PARAMETER_INVALID
+    ),
 )
 async def list_models(request: Request, _: Annotated[NoQuery, Query()]) -> ModelsAnswer:
     """Each with its measured figures; one that cannot run here says why."""
@@ -34,7 +36,10 @@ async def list_models(request: Request, _: Annotated[NoQuery, Query()]) -> Model
     "/models/{model_id}",
     summary="Describe one model",
     responses=problems.openapi_responses(
-        problems.UNAUTHORIZED, problems.MODEL_UNKNOWN, problems.PARAMETER_INVALID
+        problems.UNAUTHORIZED,
+        problems.RATE_LIMITED,
+        problems.MODEL_UNKNOWN,
+        problems.PARAMETER_INVALID,
     ),
 )
 async def describe_model(model_id: str, request: Request, _: Annotated[NoQuery, Query()]) -> ModelAnswer:

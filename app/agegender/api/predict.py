@@ -6,7 +6,8 @@ import asyncio
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
@@ -14,12 +15,26 @@ from agegender.answers import BatchAnswer, ImagePrediction, ImageProblem, Predic
 from agegender.api import body, problems
 from agegender.api.body import MAX_BATCH_IMAGES, Share
 from agegender.api.problems import ApiError
+from agegender.api.query import refuse_repeated
+from agegender.api.rate_limit import may_ask
+from agegender.api.security import KEY_HEADER
 from agegender.api.state import Service, service_of
 from agegender.inference.pipeline import Pipeline
 from agegender.inference.pool import Overloaded, Ticket
 from agegender.inputs import PredictQuery
 
-router = APIRouter(tags=["predictions"])
+
+async def accept(request: Request, key: Annotated[str | None, Depends(KEY_HEADER)]) -> None:
+    """Refuse a request that will not be answered, before its parameters and its body are looked at.
+
+    One for which there is no place does not count for the caller's limit.
+    """
+    service_of(request).pool.refuse_if_full()
+    await may_ask(request, key)
+    refuse_repeated(request)
+
+
+router = APIRouter(tags=["predictions"], dependencies=[Depends(accept)])
 
 T = TypeVar("T")
 
@@ -55,6 +70,7 @@ _BODY: dict[str, Any] = {
 
 _WHATEVER_IS_SENT = (
     problems.UNAUTHORIZED,
+    problems.RATE_LIMITED,
     problems.MODEL_UNKNOWN,
     problems.METHOD_NOT_ALLOWED,
     problems.PARAMETER_INVALID,
@@ -68,6 +84,7 @@ _WHATEVER_IS_SENT = (
 
 @router.post(
     "/predict",
+    response_model=Prediction,
     summary="Estimate age and gender of the faces in a photograph",
     openapi_extra=_BODY,
     responses=problems.openapi_responses(
@@ -80,7 +97,7 @@ _WHATEVER_IS_SENT = (
         *_WHATEVER_IS_SENT,
     ),
 )
-async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Prediction:
+async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
     """Faces come by box area, largest first. An image without faces is answered with an empty list."""
     service = service_of(request)
     options = _options(request, query, service)
@@ -91,7 +108,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
         )
     _observe(request, prediction)
     request.state.noted.update(detector=prediction.detector, faces=len(prediction.faces))
-    return prediction
+    return _json(prediction)
 
 
 _BATCH_BODY: dict[str, Any] = {
@@ -130,6 +147,7 @@ _NO_FAULT_OF_AN_IMAGE = (
 
 @router.post(
     "/predict/batch",
+    response_model=BatchAnswer,
     summary="Estimate age and gender of the faces in several photographs",
     openapi_extra=_BATCH_BODY,
     responses=problems.openapi_responses(
@@ -140,7 +158,7 @@ _NO_FAULT_OF_AN_IMAGE = (
         path="/predict/batch",
     ),
 )
-async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()]) -> BatchAnswer:
+async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
     """One result for each image, in the order sent: the prediction or the problem that POST /predict has for it.
 
     A batch takes turns with other requests, an image each. Where others keep it waiting too long, the images that were
@@ -163,7 +181,13 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
     request.state.noted.update(failed=len(failed), faces=sum(len(answer.faces) for answer in found))
     if found:
         request.state.noted.update(detector=found[0].detector)
-    return BatchAnswer(results=[_result(request, *each) for each in zip(names, outcomes, strict=True)])
+    results = [_result(request, *each) for each in zip(names, outcomes, strict=True)]
+    return _json(BatchAnswer(results=results))
+
+
+def _json(answer: BaseModel) -> Response:
+    """An answer that FastAPI need not validate and serialize again."""
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def _options(request: Request, query: PredictQuery, service: Service) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,11 +179,6 @@ def response_to(error: Exception, request: Request) -> Response:
     )
 
 
-def parameter_invalid(request: Request, errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """What the first of pydantic's `errors` in the query is answered with."""
-    return ApiError(PARAMETER_INVALID, _what_is_invalid(request, errors[0]))
-
-
 def problem_of(error: ApiError, request: Request) -> Problem:
     """The document that says what was wrong."""
     return _problem(error.kind, str(error), request.scope["path"], request.state.request_id)
@@ -230,7 +225,8 @@ def add_handlers(app: FastAPI) -> None:
         raise error
 
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        return response_to(parameter_invalid(request, error.errors()), request)
+        detail = _what_is_invalid(request, error.errors()[0])
+        return response_to(ApiError(PARAMETER_INVALID, detail), request)
 
     for exception in (*_KINDS, ApiError):
         app.add_exception_handler(exception, known_error)
@@ -283,8 +279,6 @@ def _what_is_invalid(request: Request, error: Mapping[str, Any]) -> str:
     fields = query.field_info.annotation.model_fields
     name = error["loc"][-1]
     if name in fields:
-        if isinstance(error["input"], list):
-            return f"The query parameter {name} is given more than once: give it once."
         return f"The query parameter {name} is not valid. {fields[name].description}"
     listing = f"there are: {', '.join(fields)}" if fields else "this path takes none"
     return f"There is no query parameter of that name; {listing}."

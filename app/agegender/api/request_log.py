@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -81,41 +80,3 @@ class Observe:
                 "ms": round(1000 * (time.perf_counter() - begun), 2),
             }
             logger.info("request", extra={"fields": fields})
-
-
-# json.dumps makes such an encoder anew each time.
-_encode = json.JSONEncoder(ensure_ascii=False).encode
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a record: time, level, message, whatever `extra={"fields": ...}` holds, traceback."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See the class."""
-        line = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return _encode(line)
-
-
-LOGGING: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"json": {"()": JsonLines}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-    "loggers": {
-        "agegender": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
-        # Start and stop; its line a request would say less than ours.
-        "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
-        # It warns of what a caller sent, and quotes it: our line a request holds the refusal.
-        "python_multipart": {"level": "ERROR"},
-    },
-    # Whatever another library has to say comes as a line of JSON too.
-    "root": {"handlers": ["stderr"], "level": "WARNING"},
-}
-"""For `logging.config.dictConfig`, or as uvicorn's `log_config`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging.config
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ from agegender.answers import DetectorChoice
 from agegender.inference import detector_file
 from agegender.inference.detector_file import DetectorFileError
 from agegender.inputs import Options
+from agegender.logs import LOGGING
 from agegender.settings import ENV_PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ def _takes_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
     """`command` with one option for each setting instead of its argument."""
 
     def with_options(**options: str | None) -> None:
+        logging.config.dictConfig(LOGGING)  # reading the settings may log a line
         command(_settings({name: value for name, value in options.items() if value is not None}))
 
     parameters = []

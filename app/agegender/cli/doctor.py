@@ -118,14 +118,9 @@ def _traces() -> Finding:
 
 def _cores(settings: Settings) -> Iterator[Finding]:
     cores = available_cores()
-    text = (
-        f"{cores} cores; the service has {settings.processes} x {settings.workers} workers of one thread each"
-    )
-    if settings.processes > cores:
-        yield _note(f"{text}, more than it may use: set AGEGENDER_PROCESSES to 1.")
-    elif settings.processes * settings.workers > cores:
-        most = cores // settings.processes
-        yield _note(f"{text}, more than it may use: set AGEGENDER_WORKERS to {most}, or leave it unset.")
+    text = f"{cores} cores; the service has {settings.workers} workers of one thread each"
+    if settings.workers > cores:
+        yield _note(f"{text}, more than it may use: set AGEGENDER_WORKERS to {cores}, or leave it unset.")
     else:
         yield _ok(f"{text}.")
 
@@ -206,7 +201,8 @@ def _ports(settings: Settings) -> Iterator[Finding]:
         if not port:  # none, or any
             continue
         try:
-            bind(settings.host, port, setting).close()
+            for bound in bind(settings.host, port, setting):
+                bound.close()
         except CannotListen as error:
             if setting == "port" and _serves(settings.host, port):
                 yield _ok(f"port {port} on {settings.host} is in use by this service, which is ready.")
