@@ -141,6 +141,7 @@ lock:
 	$(LOCK) pyproject.toml -o requirements/serve.txt
 	$(LOCK) pyproject.toml --extra dev -c requirements/serve.txt -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
+	$(LOCK) pyproject.toml --extra scale -c requirements/dev.txt -o requirements/scale.txt
 	echo 'hatchling>=1.27' | $(LOCK) - -c requirements/train.txt -o requirements/build.txt
 	echo 'atheris>=3,<3.1' | $(LOCK) - -o requirements/fuzz.txt
 	echo 'pip-audit>=2.9' | $(LOCK) - -o requirements/audit.txt

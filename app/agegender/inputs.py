@@ -15,6 +15,9 @@ from agegender.answers import DetectorChoice
 Photograph = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 """Path of an image file, the bytes of one, or upright pixels (height, width, 3) uint8."""
 
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".avif")
+"""Of the files that are taken from a folder; those that are named may have any."""
+
 Channels = Literal["BGR", "RGB"]
 """Order of colours in an array: BGR as OpenCV reads them, RGB as Pillow and most others do."""
 

@@ -1,4 +1,4 @@
-"""The command line: serve, predict, models, fetch-detector, doctor."""
+"""The command line: serve, predict, score, models, fetch-detector, doctor."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import logging.config
 import os
 import signal
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -46,6 +48,20 @@ MANY = 10
 """From so many files on, a terminal shows how far it is."""
 
 _METAVARS: dict[Any, str] = {bool: "BOOLEAN", int: "INTEGER", int | None: "INTEGER", float: "NUMBER"}
+
+_Model = Annotated[
+    str | None, typer.Option(help="An id that `agegender models` lists; by default the service's.")
+]
+_Detector = Annotated[
+    DetectorChoice, typer.Option(help="auto is YuNet where its file is present, else Haar.")
+]
+_MinConfidence = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Leave out faces found with less; by default the detector's own."),
+]
+_MaxFaces = Annotated[
+    int, typer.Option(min=1, max=100, help="So many faces of an image at most, the largest.")
+]
 
 
 def _say_version(wanted: bool) -> None:
@@ -129,19 +145,10 @@ def predict(
             show_default=False,
         ),
     ],
-    model: Annotated[
-        str | None, typer.Option(help="An id that `agegender models` lists; by default the service's.")
-    ] = None,
-    detector: Annotated[
-        DetectorChoice, typer.Option(help="auto is YuNet where its file is present, else Haar.")
-    ] = "auto",
-    min_confidence: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Leave out faces found with less; by default the detector's own."),
-    ] = None,
-    max_faces: Annotated[
-        int, typer.Option(min=1, max=100, help="So many faces of an image at most, the largest.")
-    ] = 20,
+    model: _Model = None,
+    detector: _Detector = "auto",
+    min_confidence: _MinConfidence = None,
+    max_faces: _MaxFaces = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead, a line for each face.")] = False,
     annotate_into: Annotated[
@@ -207,6 +214,85 @@ def predict(
         os._exit(128 + signal.SIGINT)
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def score(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Folders, image files, Parquet files with a column of encoded bytes, or quoted patterns such as "
+            "'2024/**/*.jpg'; on a disk or in a bucket, as s3://BUCKET/FOLDER or gs://BUCKET/FOLDER.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        str, typer.Option(help="Folder for the Parquet files, on a disk or in a bucket.", show_default=False)
+    ],
+    column: Annotated[
+        str | None,
+        typer.Option(help="Column of the images in Parquet files; needed where several columns hold bytes."),
+    ] = None,
+    model: _Model = None,
+    detector: _Detector = "auto",
+    min_confidence: _MinConfidence = None,
+    max_faces: _MaxFaces = 20,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes, or actors of Ray; by default one for each core.")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Ray cluster to run on instead of in processes of this machine: auto for the one that it is part of.",
+        ),
+    ] = None,
+) -> None:
+    """Write a row for each face of a data set into Parquet files; run again, it goes on where it was stopped."""
+    try:
+        from agegender.scale import score as scoring
+        from agegender.scale.sources import ScoreError
+
+        if ray is not None:
+            import ray as _  # noqa: F401
+    except ModuleNotFoundError as error:
+        extra = "score" if ray is None else "scale"
+        _fail(f"{error.name} is not installed: run `pip install 'agegender[{extra}]'`.")
+    from agegender.cli.files import CANNOT_GO_ON
+
+    _settings()
+    options: Options = {
+        "model": model,
+        "detector": detector,
+        "min_confidence": min_confidence,
+        "max_faces": max_faces,
+    }
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    total: Counter[str] = Counter()
+    begun = time.perf_counter()
+    try:
+        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+            task = progress.add_task("images found", total=None)
+            asked = scoring.question(sources, column, options)
+            results = scoring.Results(output, asked, lambda found: progress.update(task, completed=found))
+            progress.update(task, description="images", total=results.images, completed=results.images_done)
+            for counts in scoring.run(results, workers, ray):
+                progress.advance(task, counts["images"])
+                total.update(counts)
+    except (ScoreError, *CANNOT_GO_ON) as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from here.")
+    seconds = time.perf_counter() - begun
+    before = f" {results.images_done:,} images were done before." if results.images_done else ""
+    out.print(
+        f"{total['images']:,} images in {seconds:,.0f} seconds, {total['images'] / seconds:,.1f} a second: "
+        f"{total['faces']:,} faces, {total['without_face']:,} images without a face, {total['errors']:,} errors."
+        f"{before}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()

@@ -22,7 +22,7 @@ from agegender.answers import Prediction
 from agegender.cli.annotate import annotate
 from agegender.client import AgeGenderError, Client, TimedOut, Unreachable
 from agegender.cores import available_cores
-from agegender.inputs import Options
+from agegender.inputs import SUFFIXES, Options
 from agegender.predictor import (
     DetectorFileError,
     DetectorUnavailable,
@@ -38,8 +38,6 @@ from agegender.vision.decode import decode
 from agegender.vision.detect import CascadeMissing
 
 STDIN = "-"
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".avif")
-"""Of the files that are taken from a folder; those that are named may have any."""
 
 # As many as any service has places for: one worker and four requests that wait for it.
 _REQUESTS_AT_A_TIME = 4

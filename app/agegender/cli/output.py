@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import errno
 import json
 import os
@@ -17,40 +16,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from agegender import table
 from agegender.answers import Prediction
 from agegender.cli.files import Result
-
-CSV_COLUMNS = (
-    "filename",
-    "error",
-    "model",
-    "detector",
-    "image_width",
-    "image_height",
-    "x",
-    "y",
-    "width",
-    "height",
-    "confidence",
-    "age",
-    "age_low",
-    "age_high",
-    "gender",
-    "gender_probability",
-)
 
 
 def print_table(results: Iterable[Result], out: Console) -> None:
     """A row for each face, and for each image without one; nothing for what has no answer."""
-    table = Table("image", Column("box (x, y, w, h)", no_wrap=True), "age", "gender", "found by")
+    grid = Table("image", Column("box (x, y, w, h)", no_wrap=True), "age", "gender", "found by")
     try:
         for name, answer in results:
             if isinstance(answer, Prediction):
                 for row in _rows(answer):
-                    table.add_row(escape(name), *row)
+                    grid.add_row(escape(name), *row)
     finally:  # what there is, where something ends it too early
-        if table.row_count:
-            out.print(table)
+        if grid.row_count:
+            out.print(grid)
 
 
 def _rows(answer: Prediction) -> Iterator[tuple[str, str, str, str]]:
@@ -103,32 +84,10 @@ def print_json(results: Iterable[Result]) -> None:
 
 def print_csv(results: Iterable[Result]) -> None:
     """A line for each face, and one without a box for each image without a face, or with an `error`."""
-    writer = csv.DictWriter(sys.stdout, CSV_COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(sys.stdout, table.COLUMNS, lineterminator="\n")
     begun = False
     for name, said in results:
         if not begun:
             writer.writeheader()
             begun = True
-        if not isinstance(said, Prediction):
-            writer.writerow({"filename": name, "error": said})
-            continue
-        image = {
-            "filename": name,
-            "model": said.model,
-            "detector": said.detector,
-            "image_width": said.image.width,
-            "image_height": said.image.height,
-        }
-        faces = [
-            {
-                **dataclasses.asdict(face.box),
-                "confidence": face.confidence,
-                "age": face.age.years,
-                "age_low": face.age.low,
-                "age_high": face.age.high,
-                "gender": face.gender.label,
-                "gender_probability": face.gender.probability,
-            }
-            for face in said.faces
-        ]
-        writer.writerows({**image, **face} for face in faces or [{}])
+        writer.writerows(table.rows(name, said))

@@ -1,0 +1,170 @@
+"""`agegender score`: each image of a data set is in the results once, however often the run is killed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import AGEGENDER, ASTRONAUT, GRACE_HOPPER, PATIENCE, environment, full_disk, grey, png
+
+ds = pytest.importorskip("pyarrow.dataset", reason="needs PyArrow: it is in requirements/dev.txt")
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(models_folder: Path, empty_cache: Path) -> Start:
+    def started(*arguments: object, **extra: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [AGEGENDER, *map(str, arguments)],
+            env=environment(empty_cache, AGEGENDER_MODELS=str(models_folder), **extra),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return started
+
+
+@pytest.fixture
+def run(start: Start) -> Run:
+    def ended(*arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
+        process = start(*arguments, **extra)
+        out, err = process.communicate(timeout=PATIENCE)
+        assert "Traceback" not in err
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    return ended
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """A person, a person in a folder below, nobody, and what is no image."""
+    folder = tmp_path / "album"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "astronaut.jpg").write_bytes(ASTRONAUT.read_bytes())
+    (folder / "deep/grace #1 100%.jpg").write_bytes(GRACE_HOPPER.read_bytes())
+    (folder / "nobody.png").write_bytes(png(grey(90, 320, 240)))
+    (folder / "junk.jpg").write_bytes(b"this is no image")
+    (folder / "notes.txt").write_text("no image, and not asked for")
+    return folder
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = ds.dataset(output, format="parquet").to_table().to_pylist()
+    return sorted(rows, key=lambda row: (row["filename"], row["row"] or 0, row["x"] or 0))
+
+
+def names(output: Path) -> list[tuple[str, int | None]]:
+    return [(Path(row["filename"]).name, row["row"]) for row in rows_of(output)]
+
+
+def test_results_are_those_of_predict(run: Run, album: Path, tmp_path: Path) -> None:
+    scored = run("score", album, "--output", tmp_path / "out")
+    assert (scored.returncode, scored.stderr) == (0, "")
+    assert scored.stdout.startswith("4 images in ")
+    assert scored.stdout.endswith("2 faces, 1 images without a face, 1 errors.\n")
+    predicted = csv.DictReader(run("predict", "--csv", album).stdout.splitlines())
+    expected = sorted(predicted, key=lambda row: row["filename"])
+    found = rows_of(tmp_path / "out")
+    for row in found:
+        assert row.pop("row") is None
+    assert [
+        {key: "" if value is None else str(value) for key, value in row.items()} for row in found
+    ] == expected
+
+
+def test_other_questions_need_another_folder(run: Run, album: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert run("score", album, "--output", output).returncode == 0
+    before = rows_of(output)
+    for changed in ([album, "--max-faces=1"], [album / "deep"], [album, "--model=age_gender_A"]):
+        ended = run("score", *changed, "--output", output)
+        assert ended.returncode == 1
+        assert ended.stderr.startswith(
+            f"agegender: {output} holds results of other sources, options or models"
+        )
+    assert rows_of(output) == before
+
+
+def test_what_concerns_all_images_ends_it_before_anything_is_written(
+    run: Run, album: Path, tmp_path: Path
+) -> None:
+    ended = run("score", album, "--output", tmp_path / "out", "--detector=yunet")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("agegender: The detector yunet is not installed here")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_ends_it_and_nothing_is_lost(run: Run, album: Path, tmp_path: Path) -> None:
+    command = ("score", album, "--output", tmp_path / "out", "--workers=1")
+    with full_disk(5000):
+        ended = run(*command)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("agegender: The results cannot be written into")
+    assert run(*command).returncode == 0
+    assert len(names(tmp_path / "out")) == 4
+
+
+def test_killed_five_times_at_random_it_loses_nothing_and_does_nothing_twice(
+    start: Start, run: Run, tmp_path: Path
+) -> None:
+    images, output = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for number in range(150):
+        content = b"junk" if number % 10 == 0 else png(grey(number, 1200, 900))
+        (images / f"{number:03}.png").write_bytes(content)
+    command = ("score", images, "--output", output, "--workers=2")
+    chance = random.Random(os.urandom(8))
+
+    def done() -> dict[str, int]:
+        return {part.name: part.stat().st_mtime_ns for part in output.glob("part-*")}
+
+    finished: dict[str, int] = {}
+    for _ in range(5):
+        process = start(*command)
+        enough = len(finished) + chance.randint(0, 2)
+        deadline = time.monotonic() + PATIENCE
+        while len(done()) <= enough and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(chance.uniform(0, 0.05))
+        workers = children_of(process.pid)
+        victim = chance.choice([process.pid, *workers])
+        os.kill(victim, signal.SIGKILL)
+        _, err = process.communicate(timeout=PATIENCE)
+        assert victim == process.pid or err.startswith("agegender: A worker was killed"), err
+        for worker in workers:
+            while is_running(worker):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        assert finished.items() <= done().items()  # none was written again
+        finished = done()
+    ended = run(*command)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert finished.items() <= done().items()
+    assert Counter(names(output)) == Counter({(f"{number:03}.png", None): 1 for number in range(150)})
+    assert sum(row["error"] is not None for row in rows_of(output)) == 15
+    assert run(*command).stdout.startswith("0 images in ")
+
+
+def children_of(pid: int) -> list[int]:
+    """Its worker processes."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
