@@ -12,6 +12,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from agegender.inference.gender import temper
 from agegender.inference.session import OnnxSession
 from agegender.inference.variants import Variant
 from agegender.vision.align import CROP_SIZE
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 
 from training import calibrate, evaluate, fit, report
 from training.architectures import with_probabilities
-from training.calibrate import Calibration
 from training.data import UTKFACE, Faces
 from training.errors import TrainingError
 from training.splits import VALIDATION
@@ -56,14 +56,14 @@ def calibrated(run: Path, faces: Faces) -> tuple[keras.Model, evaluate.Calibrate
     _round_kernels(network)
     rows = faces.indices(VALIDATION, UTKFACE)
     logits = fit.predict_logits(network, faces, rows, fit.Config.of_record(record).side)
-    age, gender = fit.softmax(logits["age"]), logits["gender"].astype(np.float64)
-    calibration = calibrate.fit(age, gender, faces.age_low[rows], faces.male[rows])
+    age, gender = fit.softmax(logits["age"]), 1 / (1 + np.exp(-logits["gender"].astype(np.float64)))
+    chosen = calibrate.fit(age, gender, faces.age_low[rows], faces.age_high[rows], faces.male[rows])
 
-    def read(calibration: Calibration) -> evaluate.Outcome:
-        male = 1 / (1 + np.exp(-gender / calibration.gender_temperature))
-        return evaluate.read(age, male, calibration.age_estimate, calibration.age_interval, faces, rows)
+    def read(temperature: float) -> evaluate.Outcome:
+        male = temper(gender, temperature)
+        return evaluate.read(age, male, chosen.age_estimate, chosen.age_interval, faces, rows)
 
-    return network, evaluate.Calibrated(calibration, read(Calibration()), read(calibration))
+    return network, evaluate.Calibrated(chosen, read(1.0), read(chosen.gender_temperature))
 
 
 def export(model_id: str, run: Path, faces: Faces, models: Path) -> list[evaluate.Measured]:

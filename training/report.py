@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agegender.inference.ages import DEFAULT_COVERAGE
 from agegender.inference.variants import Variant
 
 from training import plots
@@ -284,7 +285,7 @@ class Card:
         plots.learning_curves(self.history, pictures / "curves.png")
         plots.age_scatter(utkface.outcome, pictures / "age.png")
         plots.error_by_decade(utkface.of_kind("decade"), pictures / "decades.png")
-        plots.reliability(utkface.outcome, self.variant.age_interval.coverage, pictures / "reliability.png")
+        plots.reliability(utkface.outcome, DEFAULT_COVERAGE, pictures / "reliability.png")
         (folder / f"{self.variant.id}.md").write_text(self.text())
 
     def text(self) -> str:
@@ -474,7 +475,7 @@ Left: each dot is a bin of probabilities, its area the share of faces in it. Rig
 - UTKFace and FairFace are pictures from the web: famous people, posed and well lit, are over-represented.
 - Error grows with age; see the tables. Ages end at 100.
 - In children under 5 the gender label can hardly be seen in the face.
-- The interval is made to hold the true age in {self.variant.age_interval.coverage:.0%} of faces like UTKFace's of about
+- The interval is made to hold the true age in {DEFAULT_COVERAGE:.0%} of faces like UTKFace's of about
   each age, not in each other group.
 - On {self.compared} validation faces ONNX Runtime and Keras differed by at most {self.difference:.1g} in any
   probability.

@@ -2,9 +2,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from agegender.inference.ages import AGES, AgeInterval, EndCorrection, expectation, quantiles, read_ages
+from agegender.inference.ages import (
+    AGES,
+    MAX_COVERAGE,
+    MIN_COVERAGE,
+    AgeEstimate,
+    AgeInterval,
+    calibrate_distributions,
+    expectation,
+    quantiles,
+    read_ages,
+)
+from agegender.inference.gender import temper
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import NORMAL_INTERVAL
 
 
 def one_age(age: int) -> np.ndarray:
@@ -66,49 +78,110 @@ def test_no_rows_give_no_ages() -> None:
 
 
 SKEWED = one_age(20) * 0.6 + one_age(50) * 0.4
-PLAIN = AgeInterval(coverage=0.8, low_quantile=0.1, high_quantile=0.9)
+NORMAL = AgeInterval.model_validate(NORMAL_INTERVAL)
+COVERAGES = st.floats(MIN_COVERAGE, MAX_COVERAGE)
+
+
+def bell(middle: float, deviation: float) -> np.ndarray:
+    weights = np.exp(-0.5 * ((np.arange(AGES) - middle) / deviation) ** 2)
+    return np.array([weights / weights.sum()])
 
 
 def test_the_estimate_is_the_expectation_or_the_median() -> None:
-    assert read_ages(SKEWED, "expectation", PLAIN).years[0] == pytest.approx(32)
-    assert read_ages(SKEWED, "median", PLAIN).years[0] == pytest.approx(20.333, abs=1e-3)
-
-
-def corrected(ends: tuple[float, float]) -> tuple[float, float]:
-    """Where the ends of an interval come to lie when 20 is to become 10, 40 to become 60, and so on between."""
-    distribution = np.concatenate([one_age(int(end)) for end in ends]).mean(axis=0, keepdims=True)
-    correction = EndCorrection(age=(10, 60), low=(20, 40), high=(30, 50))
-    interval = AgeInterval(coverage=0.5, low_quantile=0.25, high_quantile=0.75, correction=correction)
-    ages = read_ages(distribution, "expectation", interval)
-    return float(ages.low[0]), float(ages.high[0])
+    assert read_ages(SKEWED, "expectation", NORMAL).years[0] == pytest.approx(32)
+    assert read_ages(SKEWED, "median", NORMAL).years[0] == pytest.approx(20.333, abs=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("ends", "moved"),
-    [
-        ((20, 50), (10, 60)),  # as said
-        ((24, 45), (20, 47.5)),  # a part of the way between
-        ((15, 60), (5, 70)),  # beyond the outermost: as there
-        ((5, 95), (0, 100.5)),  # but not beyond what ages there are
-    ],
+    ("coverage", "deviations"), [(0.5, 0.674), (0.8, 1.2816), (0.9, 1.645), (0.93, 1.812), (0.99, 2.576)]
 )
-def test_the_ends_are_moved_along_the_correction(
-    ends: tuple[float, float], moved: tuple[float, float]
+def test_the_interval_of_a_normal_distribution_is_its_own_at_every_coverage(
+    coverage: float, deviations: float
 ) -> None:
-    assert corrected(ends) == pytest.approx(moved)
+    ages = read_ages(bell(40, 5), "median", NORMAL, coverage)
+    assert ages.years[0] - ages.low[0] == pytest.approx(5 * deviations, rel=0.01)
+    assert ages.high[0] - ages.years[0] == pytest.approx(5 * deviations, rel=0.01)
+
+
+def test_factors_are_those_of_the_estimated_age_and_of_its_side() -> None:
+    table = {**NORMAL_INTERVAL, "age": [20, 40], "low": [[1, 2]] * 5, "high": [[3, 5]] * 5}
+    interval = AgeInterval.model_validate(table)
+    at = {years: read_ages(bell(years, 2), "median", interval) for years in (15, 20, 30, 40, 60)}
+    plain = read_ages(bell(30, 2), "median", NORMAL)
+    one = (plain.high - plain.years)[0]
+    below = [float((ages.years - ages.low)[0] / one) for ages in at.values()]
+    above = [float((ages.high - ages.years)[0] / one) for ages in at.values()]
+    assert below == pytest.approx([1, 1, 1.5, 2, 2], rel=0.01)
+    assert above == pytest.approx([3, 3, 4, 5, 5], rel=0.01)
+
+
+@pytest.mark.parametrize("coverage", [0.49, 0.991, float("nan")])
+def test_a_coverage_that_was_not_calibrated_is_refused(coverage: float) -> None:
+    with pytest.raises(ValueError, match=r"between 0\.5 and 0\.99"):
+        read_ages(SKEWED, "median", NORMAL, coverage)
+
+
+DISTRIBUTIONS = st.lists(st.floats(0, 1), min_size=AGES, max_size=AGES).filter(lambda w: sum(w) > 0.1)
+INTERVALS = st.lists(st.floats(0, 4), min_size=10, max_size=10).map(
+    lambda factors: AgeInterval.model_validate(
+        {
+            **NORMAL_INTERVAL,
+            "low": [[factor] for factor in sorted(factors[:5])],
+            "high": [[factor] for factor in sorted(factors[5:])],
+        }
+    )
+)
+ESTIMATES = st.sampled_from(["expectation", "median"])
 
 
 @settings(deadline=None)
-@given(
-    st.lists(st.floats(0, 1), min_size=AGES, max_size=AGES).filter(lambda weights: sum(weights) > 0.1),
-    st.sampled_from(["expectation", "median"]),
-    st.lists(st.floats(0, 100), min_size=6, max_size=6, unique=True),
-)
-def test_the_interval_holds_the_estimate_whatever_moves_its_ends(
-    weights: list[float], estimate: str, points: list[float]
+@given(DISTRIBUTIONS, ESTIMATES, INTERVALS, COVERAGES, COVERAGES)
+def test_the_interval_holds_the_estimate_well_inside_and_grows_with_the_coverage(
+    weights: list[float], estimate: AgeEstimate, interval: AgeInterval, a: float, b: float
 ) -> None:
-    a, b, c, d, e, f = points
-    correction = EndCorrection(age=sorted((a, b)), low=sorted((c, d)), high=sorted((e, f)))
-    interval = PLAIN.model_copy(update={"correction": correction})
-    ages = read_ages(np.array([weights]), estimate, interval)  # type: ignore[arg-type]
-    assert 0 <= ages.low[0] <= ages.years[0] <= ages.high[0] <= 100.5
+    narrow, wide = (read_ages(np.array([weights]), estimate, interval, c) for c in sorted((a, b)))
+    assert narrow.years[0] == wide.years[0]
+    assert wide.low[0] <= narrow.low[0] + 1e-9
+    assert wide.high[0] >= narrow.high[0] - 1e-9
+    for ages in (narrow, wide):
+        assert 0 <= ages.low[0] <= ages.years[0] <= ages.high[0] <= 100.5
+        tenth = (ages.high[0] - ages.low[0]) / 10
+        assert ages.years[0] - ages.low[0] >= tenth - 1e-9
+        if ages.years[0] < 90:
+            assert ages.high[0] - ages.years[0] >= tenth - 1e-9
+
+
+@settings(deadline=None)
+@given(DISTRIBUTIONS, ESTIMATES, INTERVALS)
+def test_calibrated_probabilities_add_up_to_1(
+    weights: list[float], estimate: AgeEstimate, interval: AgeInterval
+) -> None:
+    probabilities = calibrate_distributions(np.array([weights]), estimate, interval)
+    assert probabilities.shape == (1, AGES)
+    assert probabilities.min() >= 0
+    assert probabilities.sum() == pytest.approx(1)
+
+
+def test_a_calibrated_distribution_agrees_with_the_intervals() -> None:
+    wider = AgeInterval.model_validate(
+        {
+            **NORMAL_INTERVAL,
+            "low": [[0.8], [1.5], [1.9], [2.3], [3.0]],
+            "high": [[0.6], [1.2], [1.5], [1.8], [2.3]],
+        }
+    )
+    distribution = calibrate_distributions(bell(40, 5), "median", wider)
+    for coverage in (0.5, 0.8, 0.9, 0.95, 0.99):
+        ends = read_ages(bell(40, 5), "median", wider, coverage)
+        tail = (1 - coverage) / 2
+        found = quantiles(distribution, (tail, 1 - tail))[0]
+        assert found == pytest.approx(
+            [ends.low[0], ends.high[0]], abs=0.5
+        )  # probabilities are by whole years
+
+
+def test_a_temperature_divides_the_logit() -> None:
+    certain = np.array([0.8, 0.5, 0.2])
+    assert temper(certain, 1.0) == pytest.approx(certain)
+    assert temper(certain, 2.0) == pytest.approx([2 / 3, 0.5, 1 / 3])
+    assert temper(np.array([0.0, 1.0], np.float32), 1.0) == pytest.approx([0, 1], abs=1e-5)

@@ -5,13 +5,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from agegender.answers import Age, Prediction
+from agegender.answers import FaceEstimate, Prediction
 from agegender.inference.pipeline import DetectorUnavailable, Pipeline
 from agegender.inference.variants import UnknownModel, load_catalogue
 from agegender.inference.yunet import YuNet
 from agegender.vision.decode import ImageTooLarge, ImageUnreadable
 from helpers import ASTRONAUT, ROOT, YUNET, needs_yunet
-from tiny_models import put_model, tiny_onnx
+from tiny_models import NORMAL_INTERVAL, put_model, tiny_onnx
 
 
 def predictor(folder: Path, *, yunet: bool = False, max_pixels: int = 40_000_000) -> Pipeline:
@@ -49,34 +49,26 @@ def test_without_a_detector_the_whole_image_is_the_face(
     assert face.gender.probability == pytest.approx(probability, abs=1e-3)
 
 
-def test_the_interval_is_the_one_that_the_model_asks_for(tmp_path: Path) -> None:
-    put_model(tmp_path, "narrow", age_interval={"coverage": 0.4, "low_quantile": 0.3, "high_quantile": 0.7})
-    put_model(tmp_path, "wide", age_interval={"coverage": 0.9, "low_quantile": 0.05, "high_quantile": 0.95})
+def test_the_answer_is_read_as_the_metadata_say(tmp_path: Path) -> None:
+    wide = {**NORMAL_INTERVAL, "low": [[2.0]] * 5, "high": [[3.0]] * 5}
+    put_model(tmp_path, "plain")
+    put_model(tmp_path, "wide", age_interval=wide)
+    put_model(tmp_path, "median", age_estimate="median")
+    put_model(tmp_path, "soft", gender_temperature=2)
     one = Pipeline(load_catalogue(tmp_path), yunet=None)
-    narrow, wide = (
-        one.predict(grey(100), model=model, detector="none").faces[0].age for model in ("narrow", "wide")
-    )
-    assert wide.low < narrow.low < narrow.years < narrow.high < wide.high
-    assert (narrow.coverage, wide.coverage) == (0.4, 0.9)
 
+    def face(model: str, level: int) -> FaceEstimate:
+        return one.predict(grey(level), model=model, detector="none").faces[0]
 
-def test_estimate_and_interval_are_read_as_the_metadata_say(tmp_path: Path) -> None:
+    plain, wider = face("plain", 128).age, face("wide", 128).age
+    assert wider.years == plain.years
+    assert wider.years - wider.low == pytest.approx(2 * (plain.years - plain.low), abs=0.2)
+    assert wider.high - wider.years == pytest.approx(3 * (plain.high - plain.years), abs=0.3)
     # At level 1 the tiny model's bell of 2 years is cut off at age 0, so that its mean lies above its median.
-    interval = {"coverage": 0.8, "low_quantile": 0.1, "high_quantile": 0.9}
-    wider = {"age": [0, 100], "low": [10, 110], "high": [-10, 90]}
-    put_model(tmp_path, "mean", age_interval=interval)
-    put_model(tmp_path, "median", age_interval=interval, age_estimate="median")
-    put_model(tmp_path, "wider", age_interval={**interval, "correction": wider})
-    one = Pipeline(load_catalogue(tmp_path), yunet=None)
-
-    def age(model: str, level: int) -> Age:
-        return one.predict(grey(level), model=model, detector="none").faces[0].age
-
-    assert age("mean", 1).years > age("median", 1).years + 0.1
-    plain, moved = age("mean", 128), age("wider", 128)
-    assert (moved.years, moved.low, moved.high) == pytest.approx(
-        (plain.years, plain.low - 10, plain.high + 10)
-    )
+    assert face("plain", 1).age.years > face("median", 1).age.years + 0.1
+    # One level below the middle the logit is -0.5; halved, the probability of female is 1 / (1 + exp(-0.25)).
+    assert face("plain", 127).gender.probability == pytest.approx(0.6225, abs=1e-3)
+    assert face("soft", 127).gender.probability == pytest.approx(0.5622, abs=1e-3)
 
 
 @pytest.mark.parametrize(

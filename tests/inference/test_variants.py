@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from agegender.inference.ages import expectation
 from agegender.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
-from tiny_models import metadata, put_model, tiny_onnx
+from tiny_models import NORMAL_INTERVAL, metadata, put_model, tiny_onnx
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -86,9 +86,8 @@ def test_a_model_that_breaks_the_contract_is_refused_by_name(tmp_path: Path) -> 
     assert "tiny.onnx is not a model that ONNX Runtime can run" in sentence(tmp_path)
 
 
-def corrected(**correction: list[float]) -> dict[str, object]:
-    quantiles = {"coverage": 0.8, "low_quantile": 0.1, "high_quantile": 0.9}
-    return {"age_interval": {**quantiles, "correction": correction}}
+def interval(**changes: object) -> dict[str, object]:
+    return {"age_interval": {**NORMAL_INTERVAL, **changes}}
 
 
 @pytest.mark.parametrize(
@@ -104,11 +103,14 @@ def corrected(**correction: list[float]) -> dict[str, object]:
         ({"metrics": {"age_mae": 4, "gender_accuracy": 94, "n": 1}}, "(metrics.gender_accuracy: "),
         ({"metrics": {"age_mae": float("nan"), "gender_accuracy": 0.9, "n": 1}}, "(metrics.age_mae: "),
         ({"metrics": {"age_mae": 4, "gender_accuracy": 0.9, "n": 1, "by": "me"}}, "(metrics.by: "),
-        ({"age_interval": {"coverage": 0.8, "low_quantile": 0.9, "high_quantile": 0.1}}, "must be below"),
         ({"age_estimate": "mode"}, "(age_estimate: "),
-        (corrected(age=[0, 50], low=[1, 51], high=[2, 2]), "must be equally long and rise"),
-        (corrected(age=[0, 50], low=[1, 51], high=[2]), "must be equally long and rise"),
-        (corrected(age=[], low=[], high=[]), "(age_interval.correction.age: "),
+        ({"gender_temperature": 0}, "(gender_temperature: "),
+        (interval(age=[]), "(age_interval.age: "),
+        (interval(age=[50, 40]), "coverage and age must rise"),
+        (interval(age=[0, 50]), "a column for each age"),
+        (interval(low=[[1.0]] * 4), "a row for each coverage"),
+        (interval(low=[[2.0], [1.0], [1.0], [1.0], [1.0]]), "nor fall with the coverage"),
+        (interval(coverage=[0.6, 0.8, 0.9, 0.95, 0.99]), "must reach from 0.5 to 0.99"),
         ({"surprise": 1}, "(surprise: "),
     ],
 )

@@ -1,9 +1,9 @@
-"""Age as a distribution: what the probabilities over whole years say in years."""
+"""Age as a distribution: read an estimate, an interval and calibrated probabilities out of a model's answer."""
 
 from __future__ import annotations
 
-from functools import cached_property
 from itertools import pairwise
+from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,72 +16,128 @@ AGES = 101
 OLDEST = AGES - 0.5
 """Where the last class ends, years."""
 
+YOUNGEST = 0.5
+"""The least estimate, years: half a year is the middle of a baby's first."""
+
+DEFAULT_COVERAGE = 0.8
+MIN_COVERAGE, MAX_COVERAGE = 0.5, 0.99
+
 AgeEstimate = Literal["expectation", "median"]
 """Which age of the distribution is the estimate."""
 
 Years = tuple[float, ...]
 
+_LEVELS = (0.1, 0.9)
+"""The quantiles whose distances from the estimate are scaled to an interval."""
 
-class EndCorrection(BaseModel):
-    """Where the ends of an interval are moved to: an end at `low[i]` or `high[i]` to `age[i]`, all in years.
+_LEAST_DISTANCE = 0.5
+"""Years that such a quantile is at least away: a model that is certain of an age still errs."""
 
-    Between those it is moved by what lies between, beyond the outermost by as much as there: each end keeps its
-    order. Distributions of faces lean to the ages that training showed most; this takes the lean back.
+_LONGER_SIDE = 9.0
+"""How much longer one side of an interval may be than the other: the estimate keeps a tenth of the width."""
+
+
+class AgeInterval(BaseModel):
+    """How far from the estimate an interval ends, fitted by coverage and by estimated age.
+
+    At the coverage `coverage[i]` and an estimate of `age[j]` years the interval reaches `low[i][j]` times as far down
+    as the 10 % quantile of the model's distribution, and `high[i][j]` times as far up as the 90 % quantile. Factors
+    are interpolated linearly over ages and, over coverages, in the quantile of the normal distribution.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    coverage: tuple[float, ...] = Field(min_length=2)
     age: Years = Field(min_length=1)
-    low: Years
-    high: Years
-
-    @model_validator(mode="after")
-    def _rising(self) -> EndCorrection:
-        for column in (self.age, self.low, self.high):
-            if len(column) != len(self.age) or any(b <= a for a, b in pairwise(column)):
-                raise ValueError("age, low and high must be equally long and rise")
-        return self
-
-    @cached_property
-    def columns(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """`age`, `low` and `high` as arrays, which are made once."""
-        return np.array(self.age), np.array(self.low), np.array(self.high)
-
-
-class AgeInterval(BaseModel):
-    """The quantiles of the age distribution that hold the true age with probability `coverage`, corrected or not."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    coverage: float = Field(gt=0, lt=1)
-    low_quantile: float = Field(gt=0, lt=1)
-    high_quantile: float = Field(gt=0, lt=1)
-    correction: EndCorrection | None = None
+    low: tuple[Years, ...]
+    high: tuple[Years, ...]
 
     @model_validator(mode="after")
     def _ordered(self) -> AgeInterval:
-        if self.low_quantile >= self.high_quantile:
-            raise ValueError("low_quantile must be below high_quantile")
+        if (self.coverage[0], self.coverage[-1]) != (MIN_COVERAGE, MAX_COVERAGE):
+            raise ValueError(f"coverage must reach from {MIN_COVERAGE} to {MAX_COVERAGE}")
+        for column in (self.coverage, self.age):
+            if any(b <= a for a, b in pairwise(column)):
+                raise ValueError("coverage and age must rise")
+        for factors in (self.low, self.high):
+            table = [self.age, *factors]
+            if len(factors) != len(self.coverage) or any(len(row) != len(self.age) for row in table):
+                raise ValueError("low and high must have a row for each coverage and a column for each age")
+            if any(a < 0 or b < a for column in zip(*factors, strict=True) for a, b in pairwise(column)):
+                raise ValueError("low and high must not be negative, nor fall with the coverage")
         return self
+
+    def reach(self, years: NDArray[np.float64], coverage: float) -> tuple[NDArray[np.float64], ...]:
+        """The factors of both sides, (n,) each, for estimates `years` (n,)."""
+        at = [_normal_quantile(value) for value in self.coverage]
+        sides = []
+        for factors in (self.low, self.high):
+            columns = np.array([np.interp(years, self.age, row) for row in factors])
+            above = int(np.clip(np.searchsorted(at, _normal_quantile(coverage)), 1, len(at) - 1))
+            share = (_normal_quantile(coverage) - at[above - 1]) / (at[above] - at[above - 1])
+            sides.append(columns[above - 1] + share * (columns[above] - columns[above - 1]))
+        return tuple(sides)
 
 
 class Ages(NamedTuple):
-    """What is said of n faces: estimates and interval ends, each (n,), years; `low` <= `years` <= `high`."""
+    """Estimates and interval ends of n faces, each (n,), years; `low` <= `years` <= `high`."""
 
     years: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
 
 
-def read_ages(distributions: NDArray[np.floating], estimate: AgeEstimate, interval: AgeInterval) -> Ages:
-    """Ages in years of `distributions` (n, 101): probabilities over ages 0..100."""
-    low, median, high = quantiles(distributions, (interval.low_quantile, 0.5, interval.high_quantile)).T
-    years = median if estimate == "median" else expectation(distributions)
-    if interval.correction is not None:
-        age, low_end, high_end = interval.correction.columns
-        low, high = _moved(low, low_end, age), _moved(high, high_end, age)
-    # Where a distribution has a long tail, or a correction moved an end far, the estimate could lie outside.
-    return Ages(years, np.minimum(low, years), np.maximum(high, years))
+def read_ages(
+    distributions: NDArray[np.floating],
+    estimate: AgeEstimate,
+    interval: AgeInterval,
+    coverage: float = DEFAULT_COVERAGE,
+) -> Ages:
+    """Ages in years of `distributions` (n, 101): probabilities over ages 0..100.
+
+    The interval holds the true age with the probability `coverage`, 0.5 to 0.99, and grows with it. Below 90 years
+    the estimate keeps at least a tenth of the interval's width from either end. Raises ValueError for any other
+    coverage.
+    """
+    if not MIN_COVERAGE <= coverage <= MAX_COVERAGE:
+        raise ValueError(f"coverage must be between {MIN_COVERAGE} and {MAX_COVERAGE}")
+    years, below, above = distances(distributions, estimate)
+    low_factor, high_factor = interval.reach(years, coverage)
+    below, above = below * low_factor, above * high_factor
+    below = np.minimum(np.maximum(below, above / _LONGER_SIDE), years)
+    above = np.clip(above, below / _LONGER_SIDE, below * _LONGER_SIDE)
+    return Ages(years, years - below, np.minimum(years + above, OLDEST))
+
+
+def distances(
+    distributions: NDArray[np.floating], estimate: AgeEstimate
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Estimates (n,) and how far below and above them the 10 % and the 90 % quantile lie, years."""
+    low, median, high = quantiles(distributions, (_LEVELS[0], 0.5, _LEVELS[1])).T
+    years = np.maximum(YOUNGEST, median if estimate == "median" else expectation(distributions))
+    return years, np.maximum(years - low, _LEAST_DISTANCE), np.maximum(high - years, _LEAST_DISTANCE)
+
+
+def calibrate_distributions(
+    distributions: NDArray[np.floating], estimate: AgeEstimate, interval: AgeInterval
+) -> NDArray[np.float64]:
+    """Probabilities of the ages 0..100 (n, 101), adding up to 1, that agree with the intervals.
+
+    A model's cumulative probability at an end of an interval becomes the share of faces that are younger; between the
+    ends it is interpolated, so that the distribution keeps its shape there.
+    """
+    cumulative = _cumulative(distributions)
+    ends = [read_ages(distributions, estimate, interval, coverage) for coverage in interval.coverage]
+    tails = [(1 - coverage) / 2 for coverage in interval.coverage]
+    levels = np.array([*tails[::-1], *(1 - tail for tail in tails)])
+    positions = np.array([*(end.low for end in ends[::-1]), *(end.high for end in ends)]).T
+    result = np.empty((len(cumulative), AGES))
+    for row, (shares, ages) in enumerate(zip(cumulative, positions, strict=True)):
+        inside = (ages > 0) & (ages < OLDEST)  # an interval that ends where ages do leaves no share beyond
+        known = np.concatenate([[0.0], np.interp(ages[inside], _EDGES, shares), [1.0]])
+        known = np.maximum.accumulate(known + 1e-9 * np.arange(len(known)))
+        result[row] = np.diff(np.interp(shares, known / known[-1], [0.0, *levels[inside], 1.0]))
+    return np.asarray(result / result.sum(axis=1, keepdims=True))
 
 
 def expectation(distributions: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -95,15 +151,21 @@ def quantiles(distributions: NDArray[np.floating], levels: tuple[float, ...]) ->
 
     The mass of age k counts as spread evenly over [k - 0.5, k + 0.5]; no quantile is below 0.
     """
-    edges = np.arange(AGES + 1) - 0.5
-    cumulative = np.zeros((len(distributions), AGES + 1))
-    np.cumsum(distributions, axis=1, out=cumulative[:, 1:])
-    cumulative /= cumulative[:, -1:]  # float32 probabilities add up to 1 only nearly
-    rows = [np.interp(levels, row, edges) for row in cumulative]
+    rows = [np.interp(levels, row, _EDGES) for row in _cumulative(distributions)]
     return np.maximum(0.0, np.reshape(rows, (len(rows), len(levels))))
 
 
-def _moved(
-    ends: NDArray[np.float64], before: NDArray[np.float64], after: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    return np.clip(ends + np.interp(ends, before, after - before), 0.0, OLDEST)
+_EDGES = np.arange(AGES + 1) - 0.5
+
+
+def _cumulative(distributions: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Shares (n, 102) of `distributions` (n, 101) below the ages' edges."""
+    cumulative = np.zeros((len(distributions), AGES + 1))
+    np.cumsum(distributions, axis=1, out=cumulative[:, 1:])
+    cumulative /= cumulative[:, -1:]  # float32 probabilities add up to 1 only nearly
+    return cumulative
+
+
+def _normal_quantile(coverage: float) -> float:
+    """How many standard deviations to either side hold a share of a normal distribution."""
+    return NormalDist().inv_cdf((1 + coverage) / 2)

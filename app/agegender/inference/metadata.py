@@ -30,3 +30,6 @@ class Variant(BaseModel):
     metrics: ModelMetrics
     age_estimate: AgeEstimate = "expectation"
     age_interval: AgeInterval
+    gender_temperature: float = Field(
+        default=1.0, gt=0, description="Divides the logit of the gender output."
+    )

@@ -19,7 +19,8 @@ from agegender.answers import (
     Prediction,
     Timings,
 )
-from agegender.inference.ages import AGES, read_ages
+from agegender.inference.ages import AGES, DEFAULT_COVERAGE, read_ages
+from agegender.inference.gender import temper
 from agegender.inference.session import Session
 from agegender.inference.variants import Catalogue, Variant
 from agegender.inference.yunet import YuNet
@@ -136,16 +137,16 @@ def _estimate(
         return []
     age, male = session.run(np.stack(crops))
     ages = read_ages(age, variant.age_estimate, variant.age_interval)
-    coverage = variant.age_interval.coverage
+    male_probability = temper(male, variant.gender_temperature)
     return [
         FaceEstimate(
             box=face.box,
             confidence=None if face.confidence is None else round(face.confidence, 4),
             landmarks=_landmarks(face, image),
-            age=Age(years=_years(years), low=_years(low), high=_years(high), coverage=coverage),
+            age=Age(years=_years(years), low=_years(low), high=_years(high), coverage=DEFAULT_COVERAGE),
             gender=_gender(float(probability)),
         )
-        for face, years, low, high, probability in zip(faces, *ages, male, strict=True)
+        for face, years, low, high, probability in zip(faces, *ages, male_probability, strict=True)
     ]
 
 
