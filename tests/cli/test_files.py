@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from agegender.answers import Prediction
-from agegender.cli.files import File, answers, find_files
+from agegender.cli.files import File, find_files, results
+from agegender.settings import Settings
 from agegender.vision.errors import ImageUnreadable
 from helpers import PATIENCE, grey, png
 
@@ -33,7 +34,7 @@ def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["e.txt", "b.jpg"], ["e.txt", "b.jpg"]),
         (["*.jpg", "deep/*"], ["b.jpg", "deep/d.webp", "deep/deeper/c.avif"]),
         (["**/*.webp"], ["deep/d.webp"]),
-        (["./deep/**"], ["./deep/d.webp", "./deep/deeper/c.avif"]),
+        (["deep/**"], ["deep/d.webp", "deep/deeper/c.avif"]),
         (["drawn/*"], ["drawn/b.annotated.jpg"]),
         (["-", "b.jpg"], ["-", "b.jpg"]),
     ],
@@ -48,24 +49,39 @@ def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_names_stand_for_files_in_order(album: Path, names: list[str], expected: list[str]) -> None:
-    assert [file.name for file in find_files(names)] == expected
+    assert [file.name for file in find_files(names)[0]] == expected
 
 
 def test_a_file_is_taken_by_its_name_before_it_is_a_pattern(album: Path) -> None:
     (album / "[b].jpg").touch()
-    assert [file.name for file in find_files(["[b].jpg"])] == ["[b].jpg"]
+    assert [file.name for file in find_files(["[b].jpg"])[0]] == ["[b].jpg"]
 
 
 def test_a_name_that_stands_for_nothing_says_so(album: Path) -> None:
     (album / "empty").mkdir()
-    missing, pattern, folder = find_files(["missing.jpg", "*.tiff", "empty"])
+    missing, pattern, folder = find_files(["missing.jpg", "*.tiff", "empty"])[0]
     assert missing.problem is None  # as reading it will tell
-    assert pattern == File("*.tiff", problem="No file has a name of this pattern.")
-    assert folder == File("empty", problem="The folder holds no JPEG, PNG, WebP, BMP or AVIF file.")
+    assert pattern == File("*.tiff", problem="No file matches this pattern.")
+    assert folder == File("empty", problem="The folder contains no image file.")
+
+
+def test_what_a_folder_leaves_out_is_counted_by_reason(album: Path) -> None:
+    for name in ("f.txt", "movie.MOV", "README"):
+        (album / name).touch()
+    everything = "not an image format: 2 .txt, 1 without a suffix, 1 .mov; hidden: 2; annotated copies: 1"
+    assert find_files([".", "deep", "e.txt"])[1] == [(".", everything)]
+    assert find_files(["draw*"])[1] == [("drawn", "annotated copies: 1")]
+    for number in range(9):
+        (album / "deep" / f"{number}.kind{number}").touch()
+    (album / "deep/deeper/z.kind1").touch()
+    ((_, why),) = find_files(["deep/**/"])[1]
+    assert why.startswith("not an image format: 2 .kind1, 1 .kind0, ")
+    assert why.count(".kind") == 8
+    assert why.endswith(", 1 more")
 
 
 def test_annotated_pictures_lie_as_the_files_in_their_folder(album: Path) -> None:
-    annotated = [file.annotated for file in find_files([str(album / "deep"), "b.jpg", "-"])]
+    annotated = [file.annotated for file in find_files([str(album / "deep"), "b.jpg", "-"])[0]]
     assert annotated == [
         "d.annotated.jpg",
         "deeper/c.annotated.jpg",
@@ -78,7 +94,7 @@ def test_annotated_pictures_of_a_pattern_lie_as_the_files_below_its_fixed_part(a
     (album / "deep/b.jpg").touch()
     (album / "deep/deeper/b.jpg").touch()
     for pattern in ("deep/**/b.jpg", f"{album}/deep/**/b.jpg"):
-        annotated = [file.annotated for file in find_files([pattern])]
+        annotated = [file.annotated for file in find_files([pattern])[0]]
         assert annotated == ["b.annotated.jpg", "deeper/b.annotated.jpg"]
 
 
@@ -87,9 +103,9 @@ def test_a_name_too_long_to_be_annotated_costs_no_other_its_picture(album: Path)
     for path in (long, short):
         path.write_bytes(png(grey()))
     files = [File(str(path), path.with_suffix(".annotated.jpg").name) for path in (long, short)]
-    first, second = answers(files, lambda _: ANSWER, 1, album / "drawn", 10**6)
-    assert "too long a name" in str(first.said)
-    assert second.said == ANSWER
+    first, second = results(files, lambda _: ANSWER, 1, Settings(), album / "drawn")
+    assert "is too long" in str(first.outcome)
+    assert second.outcome == ANSWER
     assert (album / "drawn/b.annotated.jpg").stat().st_size > 0
 
 
@@ -100,7 +116,7 @@ def test_results_come_in_order_from_several_threads_and_few_files_are_read_ahead
     asked: list[bytes] = []
     both = threading.Barrier(2, timeout=PATIENCE)
 
-    def ask(data: bytes) -> Prediction:
+    def predict(data: bytes) -> Prediction:
         if data in (b"0.jpg", b"1.jpg"):
             both.wait()  # which one thread alone would never pass
         asked.append(data)
@@ -108,22 +124,21 @@ def test_results_come_in_order_from_several_threads_and_few_files_are_read_ahead
             raise ImageUnreadable("No image.")
         return ANSWER.model_copy(update={"model": data.decode()})
 
-    results = answers([File(name) for name in names], ask, threads=2)
-    said = []
-    for taken, result in enumerate(results):
-        said.append(result.said if isinstance(result.said, str) else result.said.model)
+    seen = []
+    for taken, result in enumerate(results([File(name) for name in names], predict, 2, Settings())):
+        seen.append(result.outcome if isinstance(result.outcome, str) else result.outcome.model)
         assert result.name == names[taken]
         assert len(asked) <= taken + 8
-    assert said == [*names[:7], "No image.", *names[8:]]
+    assert seen == [*names[:7], "No image.", *names[8:]]
 
 
 def test_what_stops_one_stops_all_and_the_rest_is_not_begun(album: Path) -> None:
     asked: list[bytes] = []
 
-    def ask(data: bytes) -> Prediction:
+    def predict(data: bytes) -> Prediction:
         asked.append(data)
         raise RuntimeError("a defect")
 
     with pytest.raises(RuntimeError):
-        list(answers([File("b.jpg")] * 200, ask, threads=2))
+        list(results([File("b.jpg")] * 200, predict, 2, Settings()))
     assert len(asked) <= 8

@@ -1,4 +1,4 @@
-"""Entry point of `agegender`: one sentence where what the command line itself is made of is broken."""
+"""The entry point of `agegender`, which prints one sentence where a package that it needs is broken."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ def main() -> None:
     try:
         from agegender.cli import commands
     except ImportError as error:
-        sys.exit(f"agegender: {error}: install this package anew, with all that it needs.")
+        sys.exit(f"agegender: {error}: reinstall this package and its dependencies.")
     commands.main()

@@ -1,4 +1,4 @@
-"""A photograph with its answer drawn into it."""
+"""Draw a prediction into its photograph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def annotate(image: NDArray[np.uint8], faces: Sequence[FaceEstimate]) -> NDArray[np.uint8]:
-    """A copy of `image` (height, width, 3) BGR with a box, an age and a gender for each of its `faces`."""
+    """Copy `image` (height, width, 3) BGR, and draw a box, the age and the gender of each of `faces` into it."""
     drawn = image.copy()
     line = max(2, round(max(image.shape[:2]) / 350))
     for face in faces:
@@ -28,7 +28,7 @@ def annotate(image: NDArray[np.uint8], faces: Sequence[FaceEstimate]) -> NDArray
 
 
 def _label(image: NDArray[np.uint8], text: str, x: int, y: int, line: int) -> None:
-    """White on colour, just above (x, y), or as near as it fits into the image."""
+    """Write `text` just above (x, y), or as near to it as the image has room."""
     scale = line / 3 + 0.15
     (width, height), below = cv2.getTextSize(text, _FONT, scale, line)
     width, height = width + 2 * below, height + 2 * below

@@ -20,7 +20,6 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from agegender.answers import DetectorChoice
 from agegender.inference import detector_file
@@ -32,7 +31,7 @@ from agegender.settings import ENV_PREFIX, Settings
 if TYPE_CHECKING:
     from agegender.cli.files import Result
 
-# What runs models, or serves, takes a while to import: it is imported by the commands that need it.
+# What runs models, or serves, is slow to import, so the commands that need it import it.
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,31 +39,31 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Age and gender of the faces in photographs.",
 )
-# Names of files are theirs: no :smile: in one is a picture.
-out = Console(emoji=False)
+# Without emoji, since a file may be named :smile:.jpg; and in a pipe, no line is wrapped.
+out = Console(emoji=False, width=None if sys.stdout.isatty() else 10_000)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 MANY = 10
-"""From so many files on, a terminal shows how far it is."""
+"""With at least that many files, a terminal shows a progress bar."""
 
 _METAVARS: dict[Any, str] = {bool: "BOOLEAN", int: "INTEGER", int | None: "INTEGER", float: "NUMBER"}
 
 _Model = Annotated[
-    str | None, typer.Option(help="An id that `agegender models` lists; by default the service's.")
+    str | None, typer.Option(help="An id that `agegender models` lists; by default AGEGENDER_DEFAULT_MODEL.")
 ]
 _Detector = Annotated[
     DetectorChoice, typer.Option(help="auto is YuNet where its file is present, else Haar.")
 ]
 _MinConfidence = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="Leave out faces found with less; by default the detector's own."),
+    typer.Option(
+        min=0, max=1, help="Leave out faces with a lower confidence; the default depends on the detector."
+    ),
 ]
-_MaxFaces = Annotated[
-    int, typer.Option(min=1, max=100, help="So many faces of an image at most, the largest.")
-]
+_MaxFaces = Annotated[int, typer.Option(min=1, max=100, help="Most faces of an image; the largest are kept.")]
 
 
-def _say_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         out.print(metadata.version("agegender"), highlight=False)
         raise typer.Exit
@@ -73,7 +72,7 @@ def _say_version(wanted: bool) -> None:
 @app.callback()
 def _of_all_commands(
     _: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -85,7 +84,7 @@ def _fail(message: object) -> NoReturn:
 
 
 def _settings(given: dict[str, Any] | None = None) -> Settings:
-    """Settings from what was `given` and else the environment; ends the program where one is invalid."""
+    """Read the settings from `given` and the environment; end the program where one is invalid."""
     try:
         return Settings(**(given or {}))
     except ValidationError as error:
@@ -97,7 +96,7 @@ def _settings(given: dict[str, Any] | None = None) -> Settings:
 
 
 def _takes_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
-    """`command` with one option for each setting instead of its argument."""
+    """Replace the argument of `command` by an option for each setting."""
 
     def with_options(**options: str | None) -> None:
         logging.config.dictConfig(LOGGING)  # reading the settings may log a line
@@ -139,9 +138,9 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE...",
-            help="Image files, folders with all that is in them, quoted patterns such as '2024/**/*.jpg', or - for "
-            "standard input.",
+            metavar="IMAGE",
+            help="Image files, folders with everything in them, quoted patterns such as '2024/**/*.jpg', http(s) "
+            "addresses, or - for standard input.",
             show_default=False,
         ),
     ],
@@ -153,18 +152,18 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead, a line for each face.")] = False,
     annotate_into: Annotated[
         Path | None,
-        typer.Option("--annotate", help="Folder for annotated photographs, as NAME.annotated.jpg."),
+        typer.Option("--annotate", help="Write annotated copies into this folder, as NAME.annotated.jpg."),
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option(help="Address of a running service that shall do it, such as http://localhost:8000."),
+        typer.Option(help="Let the service at this address predict, such as http://localhost:8000."),
     ] = None,
     api_key: Annotated[
         str | None,
-        typer.Option(envvar=f"{ENV_PREFIX}API_KEY", help="Key for that service, if it asks for one."),
+        typer.Option(envvar=f"{ENV_PREFIX}API_KEY", help="Key for that service, if it needs one."),
     ] = None,
 ) -> None:
-    """Estimate age and gender of the faces in image files, with all cores of this machine or by a running service."""
+    """Estimate age and gender of the faces in photographs, on all cores of this machine or with a service."""
     from agegender.cli import files, output
 
     if as_json and as_csv:
@@ -176,27 +175,27 @@ def predict(
         "min_confidence": min_confidence,
         "max_faces": max_faces,
     }
-    found = files.find_files(images)
+    found, left_out = files.find_files(images)
     failed = False
 
     def watched(results: Iterator[Result]) -> Iterator[Result]:
-        """`results`, with a bar for them, and a line on standard error for each that is no answer."""
+        """Show a progress bar for `results`, and print each problem on standard error."""
         nonlocal failed
-        # What is printed meanwhile would run into the bar where both go to the same terminal.
+        # JSON and CSV are printed as results come, which would run into the bar on the same terminal.
         hidden = len(found) < MANY or not err.is_terminal or ((as_json or as_csv) and out.is_terminal)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(
             *columns, console=err, transient=True, redirect_stdout=False, disable=hidden
         ) as progress:
             for result in progress.track(results, total=len(found), description="photographs"):
-                if isinstance(result.said, str):
+                if isinstance(result.outcome, str):
                     failed = True
-                    err.print(f"{result.name}: {result.said}", markup=False)
+                    err.print(f"{result.name}: {result.outcome}", markup=False)
                 yield result
 
     try:
-        with files.asking(settings, options, url, api_key) as (ask, threads), output.written():
-            results = watched(files.answers(found, ask, threads, annotate_into, settings.max_pixels))
+        with files.predicting(settings, options, url, api_key) as (estimate, threads), output.written():
+            results = watched(files.results(found, estimate, threads, settings, annotate_into))
             if as_json:
                 output.print_json(results)
             elif as_csv:
@@ -208,10 +207,12 @@ def predict(
     except KeyboardInterrupt:
         if url is None:
             raise
-        # An end in order would wait for threads that wait for the service.
+        # A regular exit would wait for the threads, and they for the service.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(128 + signal.SIGINT)
+    for folder, why in left_out:
+        err.print(f"{folder}: some files were left out ({why}).", markup=False)
     if failed:
         raise typer.Exit(1)
 
@@ -298,6 +299,7 @@ def score(
 @app.command()
 def models() -> None:
     """List the models and their measured figures."""
+    from agegender.cli.output import plain_table
     from agegender.inference.variants import ModelsInvalid, load_catalogue
 
     settings = _settings()
@@ -305,7 +307,7 @@ def models() -> None:
         catalogue = load_catalogue(settings.models)
     except ModelsInvalid as error:
         _fail(error)
-    table = Table("id", "title", "age MAE", "gender", "faces", "loaded")
+    table = plain_table("id", "title", "age MAE", "gender", "faces", "loaded")
     for model in catalogue:
         variant, metrics = model.variant, model.variant.metrics
         table.add_row(
@@ -317,13 +319,13 @@ def models() -> None:
             model.unavailable or "yes",
         )
     out.print(table)
-    out.print("* the default; age MAE and gender accuracy were measured on so many test faces")
+    out.print("* default model; age MAE and gender accuracy on the test faces", highlight=False)
 
 
 @app.command()
 def fetch_detector(
     source: Annotated[
-        Path | None, typer.Option("--from", help="A file that you have, instead of the published address.")
+        Path | None, typer.Option("--from", help="Take this file instead of the published one.")
     ] = None,
 ) -> None:
     """Download YuNet, the better face detector, into the user's cache folder, unless it is there."""
@@ -342,7 +344,7 @@ def fetch_detector(
 
 @app.command()
 def doctor() -> None:
-    """Look whether all is well here, and say what to do where it is not."""
+    """Check this installation, and say what to do where something is wrong."""
     from agegender.cli import doctor
 
     broken = 0
@@ -351,15 +353,15 @@ def doctor() -> None:
         style = {"ok": "green", "note": "yellow", "wrong": "bold red"}[finding.state]
         out.print(f"[{style}]{finding.state:<6}[/]{escape(finding.text)}", highlight=False, soft_wrap=True)
     if broken:
-        _fail("1 thing is wrong." if broken == 1 else f"{broken} things are wrong.")
+        _fail("1 problem found." if broken == 1 else f"{broken} problems found.")
 
 
 def main() -> None:
     """Entry point of `agegender`."""
-    # A file's name may hold bytes that are no letters: what cannot be printed is escaped.
+    # The name of a file may hold bytes that cannot be printed: they are escaped.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         app()
     except ImportError as error:
-        err.print(f"agegender: {error}: run `agegender doctor`, which says what to do.", markup=False)
+        err.print(f"agegender: {error}: run `agegender doctor`.", markup=False)
         raise SystemExit(1) from error

@@ -1,4 +1,4 @@
-"""Photographs in files, one or ten thousand: which there are, and an answer for each, in bounded memory."""
+"""The photographs that the command line is given, one or ten thousand, and an answer for each, in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import glob
 import itertools
 import os
 import sys
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import cv2
+import httpx
 
 from agegender.answers import Prediction
 from agegender.cli.annotate import annotate
@@ -38,23 +41,27 @@ from agegender.vision.decode import decode
 from agegender.vision.detect import CascadeMissing
 
 STDIN = "-"
-
-# As many as any service has places for: one worker and four requests that wait for it.
-_REQUESTS_AT_A_TIME = 4
-_AHEAD = 4
-"""Files begun, per thread, before the first of them is done: else one that takes long would hold up the rest."""
-
+_KINDS_LISTED = 8
 _ANNOTATED = ".annotated.jpg"
 _MAX_JPEG_SIDE = 65_500
-"""libjpeg's own bound."""
+"""libjpeg's limit."""
+
+# The smallest service, with one worker, takes that many requests: one at work, and four in the queue.
+_REQUESTS_AT_A_TIME = 4
+# Files started, per thread, before the first of them is done: one that takes long does not hold up the others.
+_AHEAD = 4
+# With these, a service answers for one image, and may accept the others.
+_STATUSES_OF_ONE_IMAGE = (400, 413, 429, 500, 503)
+_DOWNLOAD_SECONDS = 60
 
 
 class CannotAnnotate(Exception):
-    """Where the pictures would go is no place for them; str(e) is a sentence that says why."""
+    """The annotated photographs cannot be written; str(e) is a sentence that says why."""
 
 
-# With these, a service answers for one image, and may accept the others: 400 and 413 for its content.
-_STATUSES_OF_ONE_IMAGE = (400, 413, 429, 500, 503)
+class FileProblem(Exception):
+    """Something is wrong with one file; str(e) is a sentence that says what."""
+
 
 CANNOT_GO_ON = (
     AgeGenderError,
@@ -71,83 +78,164 @@ CANNOT_GO_ON = (
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file to be read; or a name for which there is none, and why."""
+    """A file or an address to read; or, with `problem`, a name that stands for none."""
 
     name: str
     annotated: str = ""
-    """Path of its annotated picture, in the folder for those."""
+    """Path of the annotated photograph within the folder for those."""
     problem: str | None = None
 
-    def read(self) -> bytes:
-        """Its bytes. Raises OSError."""
-        return sys.stdin.buffer.read() if self.name == STDIN else Path(self.name).read_bytes()
+    def read(self, max_bytes: int) -> bytes:
+        """Read it; of an address, at most `max_bytes`. Raises OSError or FileProblem."""
+        if self.name == STDIN:
+            return sys.stdin.buffer.read()
+        return _download(self.name, max_bytes) if _is_address(self.name) else Path(self.name).read_bytes()
+
+
+class LeftOut(NamedTuple):
+    """How many files of a folder are not read, by the reason."""
+
+    folder: str
+    why: str
 
 
 class Result(NamedTuple):
-    """The name of a file with the answer for it, or with what is wrong with it in a sentence."""
+    """The name of a file with its prediction, or with a sentence that says what is wrong."""
 
     name: str
-    said: Prediction | str
+    outcome: Prediction | str
 
 
-Ask = Callable[[bytes], Prediction]
+Predict = Callable[[bytes], Prediction]
 
 
-def find_files(names: Iterable[str]) -> list[File]:
-    """The files that are named, in that order: files, folders with all that is in them, patterns, `-` for stdin."""
-    return [file for name in names for file in _found(name)]
+def find_files(names: Iterable[str]) -> tuple[list[File], list[LeftOut]]:
+    """List the files that `names` stand for, in that order, and what is left out in folders.
+
+    A name is a file, a folder with everything in it, a pattern, an http(s) address, or `-` for standard input.
+    """
+    found = [each for name in names for each in _found(name)]
+    files = [each for each in found if isinstance(each, File)]
+    return files, [each for each in found if isinstance(each, LeftOut)]
 
 
-def _found(name: str) -> Iterator[File]:
+def _is_address(name: str) -> bool:
+    return name.lower().startswith(("http://", "https://"))
+
+
+def _found(name: str) -> Iterator[File | LeftOut]:
     if name == STDIN:
         yield File(name, "stdin" + _ANNOTATED)
+    elif _is_address(name):
+        yield File(name, (Path(urlsplit(name).path).stem or "photograph") + _ANNOTATED)
     elif os.path.isdir(name):
         yield from _in_folder(name)
-    elif os.path.lexists(name) or not any(letter in name for letter in "*?["):
+    elif os.path.lexists(name) or not _is_pattern(name):
         yield File(name, Path(name).stem + _ANNOTATED)
     else:
-        matches = sorted(glob.glob(name, recursive=True))  # as in a shell that was not asked for it
-        # A match may be a folder whose files match too.
-        files = {os.path.normpath(file.name): file for match in matches for file in _found(match)}
-        below = _below(name)
-        for path, file in files.items():
-            if file.problem is None:
-                file = replace(
-                    file, annotated=str(Path(os.path.relpath(path, below)).with_suffix(_ANNOTATED))
-                )
-            yield file
-        if not matches:
-            yield File(name, problem="No file has a name of this pattern.")
+        yield from _matching(name)
 
 
-def _below(pattern: str) -> Path:
-    """The folder in which all matches of a pattern are."""
-    return Path(
-        *itertools.takewhile(lambda part: not any(letter in part for letter in "*?["), Path(pattern).parts)
+def _is_pattern(text: str) -> bool:
+    return any(letter in text for letter in "*?[")
+
+
+def _matching(pattern: str) -> Iterator[File | LeftOut]:
+    matches = sorted(glob.glob(pattern, recursive=True))
+    if not matches:
+        yield File(pattern, problem="No file matches this pattern.")
+    # The folder that all matches are in.
+    base = Path(*itertools.takewhile(lambda part: not _is_pattern(part), Path(pattern).parts))
+    # In a folder that matches, files and folders may match too.
+    files: set[str] = set()
+    folders: set[str] = set()
+    for found in (each for match in matches for each in _found(match)):
+        if isinstance(found, LeftOut):
+            if folders.isdisjoint({found.folder, *map(str, Path(found.folder).parents)}):
+                folders.add(str(Path(found.folder)))
+                yield found
+        elif (path := os.path.normpath(found.name)) not in files:
+            files.add(path)
+            annotated = Path(os.path.relpath(path, base)).with_suffix(_ANNOTATED)
+            yield found if found.problem else replace(found, annotated=str(annotated))
+
+
+def _in_folder(folder: str) -> Iterator[File | LeftOut]:
+    failed: list[OSError] = []
+    read = hidden = annotated = 0
+    others: Counter[str] = Counter()
+    for where, folders, names in os.walk(folder, onerror=failed.append):
+        hidden += sum(name.startswith(".") for name in folders)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.startswith("."):
+                hidden += 1
+            elif name.endswith(_ANNOTATED):
+                annotated += 1
+            elif name.lower().endswith(SUFFIXES):
+                read += 1
+                path = Path(where, name)
+                yield File(str(path), str(path.relative_to(folder).with_suffix(_ANNOTATED)))
+            else:
+                others[Path(name).suffix.lower() or "without a suffix"] += 1
+    for error in failed:
+        yield File(str(error.filename), problem=f"The folder cannot be read ({error.strerror}).")
+    if not read and not failed:
+        yield File(folder, problem="The folder contains no image file.")
+    if why := _left_out(others, hidden, annotated):
+        yield LeftOut(folder, why)
+
+
+def _left_out(others: Counter[str], hidden: int, annotated: int) -> str:
+    reasons = []
+    if others:
+        kinds = [f"{count} {kind}" for kind, count in others.most_common(_KINDS_LISTED)]
+        if len(others) > _KINDS_LISTED:
+            kinds.append(
+                f"{sum(others.values()) - sum(n for _, n in others.most_common(_KINDS_LISTED))} more"
+            )
+        reasons.append(f"not an image format: {', '.join(kinds)}")
+    if hidden:
+        reasons.append(f"hidden: {hidden}")
+    if annotated:
+        reasons.append(f"annotated copies: {annotated}")
+    return "; ".join(reasons)
+
+
+@cache
+def _http() -> httpx.Client:
+    return httpx.Client(
+        follow_redirects=True, max_redirects=5, timeout=10, headers={"User-Agent": "agegender (httpx)"}
     )
 
 
-def _in_folder(folder: str) -> Iterator[File]:
-    failed: list[OSError] = []
-    found = False
-    for where, folders, names in os.walk(folder, onerror=failed.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".") and not name.endswith(_ANNOTATED):
-                path = Path(where, name)
-                found = True
-                yield File(str(path), str(path.relative_to(folder).with_suffix(_ANNOTATED)))
-    for error in failed:
-        yield File(str(error.filename), problem=f"The folder cannot be read ({error.strerror}).")
-    if not found and not failed:
-        yield File(folder, problem="The folder holds no JPEG, PNG, WebP, BMP or AVIF file.")
+def _download(address: str, max_bytes: int) -> bytes:
+    deadline = time.monotonic() + _DOWNLOAD_SECONDS
+    data = bytearray()
+    try:
+        with _http().stream("GET", address) as response:
+            if not response.is_success:
+                raise FileProblem(f"The server answered {response.status_code} {response.reason_phrase}.")
+            for part in response.iter_bytes():
+                data += part
+                if len(data) > max_bytes:
+                    raise FileProblem(
+                        f"The file has more than the {max_bytes} bytes that are allowed: use a smaller one, or raise "
+                        "AGEGENDER_MAX_BYTES."
+                    )
+                if time.monotonic() > deadline:
+                    raise FileProblem(f"The download took more than {_DOWNLOAD_SECONDS} seconds.")
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+        reason = str(error) or type(error).__name__
+        raise FileProblem(f"The address cannot be read ({reason.rstrip('.')}).") from error
+    return bytes(data)
 
 
 @contextmanager
-def asking(
+def predicting(
     settings: Settings, options: Options, url: str | None = None, api_key: str | None = None
-) -> Iterator[tuple[Ask, int]]:
-    """What answers for the bytes of a file, and on how many threads: this process, or the service at `url`.
+) -> Iterator[tuple[Predict, int]]:
+    """Provide what predicts, this process or the service at `url`, and on how many threads to call it.
 
     Raises one of CANNOT_GO_ON.
     """
@@ -158,10 +246,14 @@ def asking(
             yield partial(client.predict, **options), _REQUESTS_AT_A_TIME
 
 
-def answers(
-    files: Sequence[File], ask: Ask, threads: int, annotate_into: Path | None = None, max_pixels: int = 0
+def results(
+    files: Sequence[File],
+    predict: Predict,
+    threads: int,
+    settings: Settings,
+    annotate_into: Path | None = None,
 ) -> Iterator[Result]:
-    """One result for each of the files, in their order; with `annotate_into`, a picture in that folder for each answer.
+    """Yield a result for each of `files`, in their order, and write annotated photographs into `annotate_into`.
 
     Files are read as results are taken, a few ahead for each thread. Raises one of CANNOT_GO_ON.
     """
@@ -169,55 +261,61 @@ def answers(
         _check_names(files)
 
     def work(file: File) -> Result:
-        try:
-            return Result(file.name, file.problem or _answer(file, ask, annotate_into, max_pixels))
-        except OSError as error:
-            return Result(file.name, f"The file cannot be read ({error.strerror}).")
-        except (ImageUnreadable, ImageTooLarge, TimedOut) as error:
-            return Result(file.name, str(error))
-        except AgeGenderError as error:
-            if isinstance(error, Unreachable) or error.problem is None:
-                raise
-            if error.problem.status not in _STATUSES_OF_ONE_IMAGE:
-                raise
-            return Result(file.name, str(error))
+        return Result(file.name, file.problem or _outcome(file, predict, settings, annotate_into))
 
-    begun: deque[Future[Result]] = deque()
+    started: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for file in files:
-            begun.append(pool.submit(work, file))
-            if len(begun) == _AHEAD * threads:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
+            started.append(pool.submit(work, file))
+            if len(started) == _AHEAD * threads:
+                yield started.popleft().result()
+        while started:
+            yield started.popleft().result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # what is begun may wait for a service
+        pool.shutdown(wait=False, cancel_futures=True)  # a thread may be waiting for a service
 
 
-def _answer(file: File, ask: Ask, annotate_into: Path | None, max_pixels: int) -> Prediction | str:
-    data = file.read()
-    answer = ask(data)
-    if annotate_into is not None:
-        drawn = annotate(decode(data, max_pixels), answer.faces)
-        if max(drawn.shape) > _MAX_JPEG_SIDE:
-            raise ImageTooLarge(
-                f"A JPEG has at most {_MAX_JPEG_SIDE} pixels a side: this one cannot be annotated."
-            )
-        encoded = cv2.imencode(".jpg", drawn)[1]
-        path = annotate_into / file.annotated
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encoded.tobytes())
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                return f"Its annotated photograph would have too long a name, {file.annotated}."
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                path.unlink(missing_ok=True)  # half a picture
-            raise CannotAnnotate(
-                f"Annotated photographs cannot be written into {annotate_into} ({error.strerror})."
-            ) from error
-    return answer
+def _outcome(
+    file: File, predict: Predict, settings: Settings, annotate_into: Path | None
+) -> Prediction | str:
+    try:
+        data = file.read(settings.max_bytes)
+        prediction = predict(data)
+        if annotate_into is not None:
+            drawn = annotate(decode(data, settings.max_pixels), prediction.faces)
+            _write(drawn, annotate_into, file.annotated)
+    except OSError as error:
+        return f"The file cannot be read ({error.strerror})."
+    except (FileProblem, ImageUnreadable, ImageTooLarge, TimedOut) as error:
+        return str(error)
+    except AgeGenderError as error:
+        if isinstance(error, Unreachable) or error.problem is None:
+            raise
+        if error.problem.status not in _STATUSES_OF_ONE_IMAGE:
+            raise
+        return str(error)
+    return prediction
+
+
+def _write(drawn: cv2.typing.MatLike, folder: Path, name: str) -> None:
+    """Write an annotated photograph. Raises FileProblem or CannotAnnotate."""
+    if max(drawn.shape) > _MAX_JPEG_SIDE:
+        raise FileProblem(
+            f"It cannot be annotated: a JPEG has at most {_MAX_JPEG_SIDE} pixels a side, and this has more."
+        )
+    path = folder / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(".jpg", drawn)[1].tobytes())
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise FileProblem(f"It cannot be annotated: the name {name} is too long.") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            path.unlink(missing_ok=True)  # written by half
+        raise CannotAnnotate(
+            f"Annotated photographs cannot be written into {folder} ({error.strerror})."
+        ) from error
 
 
 def _check_names(files: Iterable[File]) -> None:
@@ -225,6 +323,6 @@ def _check_names(files: Iterable[File]) -> None:
     for file in files:
         if file.problem is None and taken.setdefault(file.annotated, file.name) != file.name:
             raise CannotAnnotate(
-                f"{taken[file.annotated]} and {file.name} would be annotated under the same name, {file.annotated}: "
-                "annotate them into different folders."
+                f"The annotated photographs of {taken[file.annotated]} and {file.name} would have the same name, "
+                f"{file.annotated}: use a folder for each."
             )

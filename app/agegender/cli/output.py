@@ -1,4 +1,4 @@
-"""Results for files, as they come: a table, JSON or CSV on standard output."""
+"""Print results as they come: as a table, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from textwrap import indent
 from typing import Any
 
+import rich.box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -21,60 +22,71 @@ from agegender.answers import Prediction
 from agegender.cli.files import Result
 
 
-def print_table(results: Iterable[Result], out: Console) -> None:
-    """A row for each face, and for each image without one; nothing for what has no answer."""
-    grid = Table("image", Column("box (x, y, w, h)", no_wrap=True), "age", "gender", "found by")
-    try:
-        for name, answer in results:
-            if isinstance(answer, Prediction):
-                for row in _rows(answer):
-                    grid.add_row(escape(name), *row)
-    finally:  # what there is, where something ends it too early
-        if grid.row_count:
-            out.print(grid)
-
-
-def _rows(answer: Prediction) -> Iterator[tuple[str, str, str, str]]:
-    if not answer.faces:
-        yield "no face found", "", "", answer.detector
-    for face in answer.faces:
-        box, age, gender = face.box, face.age, face.gender
-        yield (
-            f"{box.x}, {box.y}, {box.width}, {box.height}",
-            f"{age.years:.1f} ({age.low:.0f}-{age.high:.0f})",
-            f"{gender.label} {gender.probability:.0%}",
-            answer.detector + ("" if face.confidence is None else f" {face.confidence:.0%}"),
-        )
-
-
 class CannotWrite(Exception):
-    """str(e) is a sentence that says why."""
+    """Standard output cannot be written; str(e) is a sentence that says why."""
 
 
 @contextmanager
 def written() -> Iterator[None]:
-    """What is printed meanwhile is written at the end. Raises CannotWrite where it cannot be, as on a full disk."""
+    """Flush standard output at the end. Raises CannotWrite where it cannot be written, as on a full disk."""
     try:
         yield
         sys.stdout.flush()
     except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader has seen enough, as `head` has
+        if error.errno == errno.EPIPE:  # the reader has ended, as `head` does
             raise
-        # Python would try again at its exit, and complain.
+        # Python flushes again at its exit, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise CannotWrite(f"The answers cannot be written ({error.strerror}).") from error
 
 
+def plain_table(*columns: str | Column) -> Table:
+    """Return an empty table with a line below its heading, and no other lines."""
+    return Table(*columns, box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+
+
+def print_table(results: Iterable[Result], out: Console) -> None:
+    """Print a row for each face, and one for each image without a face; none for an image with a problem."""
+    grid = plain_table(
+        Column("image", overflow="fold"),
+        Column("age", no_wrap=True),
+        Column("gender", no_wrap=True),
+        Column("box (x, y, w, h)", no_wrap=True),
+        Column("found by", no_wrap=True),
+    )
+    try:
+        for name, prediction in results:
+            if isinstance(prediction, Prediction):
+                for row in _rows(prediction):
+                    grid.add_row(escape(name), *row)
+    finally:  # also the part before Ctrl-C or an exception
+        if grid.row_count:
+            out.print(grid)
+
+
+def _rows(prediction: Prediction) -> Iterator[tuple[str, str, str, str]]:
+    if not prediction.faces:
+        yield "no face found", "", "", prediction.detector
+    for face in prediction.faces:
+        box, age, gender = face.box, face.age, face.gender
+        yield (
+            f"{age.years:.1f} ({age.low:.0f}-{age.high:.0f})",
+            f"{gender.label} {gender.probability:.0%}",
+            f"{box.x}, {box.y}, {box.width}, {box.height}",
+            prediction.detector + ("" if face.confidence is None else f" {face.confidence:.0%}"),
+        )
+
+
 def print_json(results: Iterable[Result]) -> None:
-    """A list with `filename` and `prediction`, as of the service, or `error` for each result."""
+    """Print a list that has `filename`, and `prediction` as in the service's answer or `error`, for each result."""
     before, after = "[\n", ""
     try:
-        for name, said in results:
+        for name, outcome in results:
             entry: dict[str, Any] = {"filename": name}
-            if isinstance(said, Prediction):
-                entry["prediction"] = said.model_dump(mode="json")
+            if isinstance(outcome, Prediction):
+                entry["prediction"] = outcome.model_dump(mode="json")
             else:
-                entry["error"] = said
+                entry["error"] = outcome
             print(before + indent(json.dumps(entry, indent=2), "  "), end="")
             before, after = ",\n", "\n]"
     finally:
@@ -83,11 +95,9 @@ def print_json(results: Iterable[Result]) -> None:
 
 
 def print_csv(results: Iterable[Result]) -> None:
-    """A line for each face, and one without a box for each image without a face, or with an `error`."""
+    """Print a line for each face, and one for each image without a face or with an `error`."""
     writer = csv.DictWriter(sys.stdout, table.COLUMNS, lineterminator="\n")
-    begun = False
-    for name, said in results:
-        if not begun:
+    for number, (name, outcome) in enumerate(results):
+        if number == 0:  # not if an exception comes before the first result
             writer.writeheader()
-            begun = True
-        writer.writerows(table.rows(name, said))
+        writer.writerows(table.rows(name, outcome))
