@@ -1,4 +1,4 @@
-"""What callers hand over, to the client as to `agegender.Predictor`: photographs, and options of a prediction."""
+"""What `Predictor` and the clients take: photographs, and the options of a prediction."""
 
 from __future__ import annotations
 
@@ -16,61 +16,57 @@ Photograph = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 """Path of an image file, the bytes of one, or upright pixels (height, width, 3) uint8."""
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".avif")
-"""Of the files that are taken from a folder; those that are named may have any."""
+"""Files with these suffixes are read from folders; files that are named may have any."""
 
 Channels = Literal["BGR", "RGB"]
-"""Order of colours in an array: BGR as OpenCV reads them, RGB as Pillow and most others do."""
-
-
-class Options(TypedDict, total=False):
-    """Options of a prediction, each as in the query of `POST /predict`, which says what is allowed."""
-
-    model: str | None
-    """An id; None: the default model."""
-    detector: DetectorChoice
-    """auto, yunet, haar, or none for an image that is one cropped face."""
-    min_confidence: float | None
-    """0 to 1; None: the detector's own."""
-    max_faces: int
-    """1 to 100, the largest first; 20 unless given."""
+"""Order of the colours in an array: BGR as OpenCV reads them, RGB as Pillow and most other libraries do."""
 
 
 class PredictQuery(BaseModel):
-    """Query parameters of a prediction; each description says what is allowed, for errors too."""
+    """Options of a prediction, which are the query parameters of POST /predict. The errors quote the descriptions."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(
         None,
-        description="An id from GET /models; without it, the service's default model.",
+        description="An id from GET /models; the default is the service's default model.",
         examples=["age_gender_B"],
     )
     detector: DetectorChoice = Field(
         "auto",
-        description="One of auto, yunet, haar and none. With auto it is YuNet where its file is present, else Haar; "
-        "none says that the image is one face, already cropped.",
+        description="One of auto, yunet, haar and none. auto is YuNet where its file is present, else Haar; none takes "
+        "the whole image as one cropped face.",
     )
     min_confidence: float | None = Field(
         None,
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="A number from 0 to 1: faces found with less confidence are left out. "
-        "Without it, 0.6 for YuNet and 0.9 for Haar.",
+        description="A number from 0 to 1: faces with a lower confidence are left out. The default is 0.6 for YuNet "
+        "and 0.9 for Haar.",
     )
     max_faces: int = Field(
         20,
         ge=1,
         le=100,
-        description="A whole number from 1 to 100: so many faces at most, the largest first.",
+        description="A whole number from 1 to 100: the most faces in an answer. The largest are kept.",
     )
 
 
-def file_or_pixels(photograph: Photograph, channels: Channels | None) -> bytes | NDArray[np.uint8]:
-    """The bytes of a file, or pixels in the order BGR.
+class Options(TypedDict, total=False):
+    """The fields of `PredictQuery` as keyword arguments."""
 
-    `channels` says what order an array has, and is needed for one. Raises OSError where a file cannot be read,
-    ValueError for an array that is no picture, and TypeError for anything else.
+    model: str | None
+    detector: DetectorChoice
+    min_confidence: float | None
+    max_faces: int
+
+
+def file_or_pixels(photograph: Photograph, channels: Channels | None) -> bytes | NDArray[np.uint8]:
+    """Return the bytes of a file, or BGR pixels (height, width, 3) of an array, which needs `channels`.
+
+    Raises OSError where a file cannot be read, ValueError for an array of another shape or type, and TypeError for
+    anything else.
     """
     if isinstance(photograph, bytes):
         return photograph
@@ -86,7 +82,7 @@ def file_or_pixels(photograph: Photograph, channels: Channels | None) -> bytes |
         )
     if channels not in ("BGR", "RGB"):
         raise ValueError(
-            "Say in which order the colours of an array are: channels='BGR' as OpenCV reads them, or "
-            "channels='RGB' as Pillow and most others do."
+            "An array needs the order of its colours: channels='BGR' as OpenCV reads them, or channels='RGB' as "
+            "Pillow and most other libraries do."
         )
     return np.ascontiguousarray(photograph if channels == "BGR" else photograph[:, :, ::-1])

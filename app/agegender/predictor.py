@@ -1,4 +1,4 @@
-"""The models without HTTP: `from agegender import Predictor`."""
+"""Predictions in this process, without HTTP: `from agegender import Predictor`."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ __all__ = [
 
 
 class Predictor:
-    """Estimates age and gender of the faces in photographs, in this process. Threads may share it.
+    """Estimates age and gender of the faces in photographs. Threads may share it.
 
         from agegender import Predictor
 
         for face in Predictor().predict("photo.jpg").faces:
             print(face.age.years, face.gender.label)
 
-    Models and limits are those of `settings`, which by default come from the environment, as for the service. Each call
-    runs on the thread that makes it, and OpenCV on no others: to use all cores, call it from as many threads. Raises
-    ModelsInvalid or DetectorFileError, each a sentence that says what to do.
+    `settings` are those of the service, by default from the environment. Each call uses one core, on the thread that
+    calls; to use all cores, call it from several threads. Raises ModelsInvalid or DetectorFileError.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -48,22 +47,19 @@ class Predictor:
     def predict(
         self, photograph: Photograph, *, channels: Channels | None = None, **options: Unpack[Options]
     ) -> Prediction:
-        """Age and gender of the faces in one photograph: a path, the bytes of a file, or an array.
+        """Estimate age and gender of the faces in one photograph: a path, the bytes of a file, or an array.
 
-        `channels` says in which order an array has its colours, and is needed for one. The answer is that of the
-        service. Raises ImageUnreadable, ImageTooLarge, UnknownModel, ModelUnavailable, DetectorUnavailable, OSError
-        where a file cannot be read, and ValueError or TypeError for what makes no sense.
+        An array needs `channels`, the order of its colours. Raises ImageUnreadable, ImageTooLarge, UnknownModel,
+        ModelUnavailable, DetectorUnavailable, OSError where a file cannot be read, and ValueError or TypeError for an
+        invalid option or array.
         """
         query = PredictQuery(**options)
         image = file_or_pixels(photograph, channels)
-        given = {
-            **query.model_dump(),
-            "model": self._settings.default_model if query.model is None else query.model,
-        }
-        return self._own().predict(image, **given)
+        model = self._settings.default_model if query.model is None else query.model
+        return self._pipeline().predict(image, **{**query.model_dump(), "model": model})
 
-    def _own(self) -> Pipeline:
-        """That of the calling thread: not all detectors may be shared."""
+    def _pipeline(self) -> Pipeline:
+        """Return the pipeline of this thread: threads cannot share Haar's detector."""
         if not hasattr(self._of_thread, "pipeline"):
             self._of_thread.pipeline = Pipeline(
                 self._catalogue,
@@ -71,5 +67,5 @@ class Predictor:
                 max_pixels=self._settings.max_pixels,
                 detect_max_side=self._settings.detect_max_side,
             )
-        own: Pipeline = self._of_thread.pipeline
-        return own
+        pipeline: Pipeline = self._of_thread.pipeline
+        return pipeline
