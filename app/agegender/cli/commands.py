@@ -205,9 +205,9 @@ def predict(
     except (*files.CANNOT_GO_ON, output.CannotWrite) as error:
         _fail(error)
     except KeyboardInterrupt:
-        if url is None:
+        if url is None and not any(file.is_address for file in found):
             raise
-        # A regular exit would wait for the threads, and they for the service.
+        # A regular exit would wait for the threads, and they for a server.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(128 + signal.SIGINT)

@@ -85,11 +85,16 @@ class File:
     """Path of the annotated photograph within the folder for those."""
     problem: str | None = None
 
+    @property
+    def is_address(self) -> bool:
+        """Whether it is read over HTTP."""
+        return _is_address(self.name)
+
     def read(self, max_bytes: int) -> bytes:
         """Read it; of an address, at most `max_bytes`. Raises OSError or FileProblem."""
         if self.name == STDIN:
             return sys.stdin.buffer.read()
-        return _download(self.name, max_bytes) if _is_address(self.name) else Path(self.name).read_bytes()
+        return _download(self.name, max_bytes) if self.is_address else Path(self.name).read_bytes()
 
 
 class LeftOut(NamedTuple):
@@ -205,7 +210,7 @@ def _left_out(others: Counter[str], hidden: int, annotated: int) -> str:
 @cache
 def _http() -> httpx.Client:
     return httpx.Client(
-        follow_redirects=True, max_redirects=5, timeout=10, headers={"User-Agent": "agegender (httpx)"}
+        follow_redirects=True, max_redirects=5, timeout=30, headers={"User-Agent": "agegender (httpx)"}
     )
 
 
