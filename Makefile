@@ -98,6 +98,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check
 	$(BIN)/typos
 	$(BIN)/mypy
+	# What these codes stand for fails a test when it runs; numpy's and OpenCV's types are full of them.
+	$(BIN)/mypy --disable-error-code=arg-type --disable-error-code=attr-defined \
+	  --disable-error-code=comparison-overlap --disable-error-code=index --disable-error-code=union-attr tests
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix

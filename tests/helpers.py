@@ -50,7 +50,14 @@ GRACE_HOPPER_FACE = (120, 80, 400, 360)
 
 
 def pixels(path: Path) -> np.ndarray:
-    return cv2.imread(str(path))
+    return decoded(path.read_bytes())
+
+
+def decoded(file: bytes) -> np.ndarray:
+    """Its pixels as OpenCV reads them, (height, width, 3) BGR."""
+    image = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image
 
 
 def jpeg(image: np.ndarray, quality: int = 95) -> bytes:

@@ -6,8 +6,8 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
+from helpers import decoded
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -81,4 +81,4 @@ def shown_boxes(shown: Locator, width: int) -> list[dict[str, float]]:
 
 def screen_pixels(shown: Locator) -> np.ndarray:
     """What the screen shows there, (height, width, 3) BGR."""
-    return cv2.imdecode(np.frombuffer(shown.screenshot(), np.uint8), cv2.IMREAD_COLOR)
+    return decoded(shown.screenshot())

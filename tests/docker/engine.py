@@ -32,7 +32,8 @@ def run(*command: str | Path, check: bool = True, **options: Any) -> str:
     assert not check or done.returncode == 0, (
         f"{shlex.join(map(str, command))}:\n{done.stdout}\n{done.stderr}"
     )
-    return done.stdout.strip()
+    output: str = done.stdout
+    return output.strip()
 
 
 def docker(*arguments: str | Path, check: bool = True) -> str:
