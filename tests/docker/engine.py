@@ -125,7 +125,6 @@ class Container:
     def __init__(self, container_id: str, url: str) -> None:
         self.id = container_id
         self.url = url
-        self.client = httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False)
 
     def inspect(self) -> dict[str, Any]:
         described: dict[str, Any] = json.loads(docker("inspect", self.id))[0]
@@ -137,7 +136,7 @@ class Container:
 
     def is_ready(self) -> bool:
         try:
-            return self.client.get("/health/ready").status_code == 200
+            return self.get("/health/ready").status_code == 200
         except httpx.TransportError:
             return False
 
@@ -148,8 +147,14 @@ class Container:
         """The lines that its processes have written."""
         return run("sh", "-c", f"docker logs {self.id} 2>&1").splitlines()
 
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=PATIENCE, trust_env=False)
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        return httpx.post(self.url + path, timeout=PATIENCE, trust_env=False, **body)
+
     def predict(self, image: bytes, **query: Any) -> httpx.Response:
-        return self.client.post(
+        return self.post(
             "/predict", content=image, params=query, headers={"Content-Type": "application/octet-stream"}
         )
 

@@ -65,7 +65,7 @@ def test_what_it_trains_is_served(training: Compose, serve_image: str, folders: 
         (face,) = service.predict(ASTRONAUT.read_bytes()).json()["faces"]
         assert 0 <= face["age"]["low"] <= face["age"]["years"] <= face["age"]["high"] <= 100
         metadata = json.loads((folders / "models/age_gender_A.json").read_text())
-        listed = service.client.get("/models/age_gender_A").json()
+        listed = service.get("/models/age_gender_A").json()
         assert (listed["sha256"], listed["loaded"]) == (metadata["sha256"], True)
 
 
