@@ -3,18 +3,18 @@
 #   docker build -t agegender .                        the service; stage `serve`, the last one
 #   docker build -t agegender-train --target train .   the training job, with TensorFlow
 #
-# A private package index: --secret id=pip.conf,src=FILE, and its certificates, which that file then names as
+# Private package index: --secret id=pip.conf,src=FILE. If it needs certificates, that file names them as
 # /run/secrets/ca: --secret id=ca,src=FILE. Neither gets into a layer.
-# A list of all that is inside (SBOM): docker buildx build --sbom=true, or any scanner, since every package keeps its
-# metadata in /opt/agegender.
-# No `# syntax=` line: the plain Dockerfile language does, and it would need one more image from the registry.
+# Bill of materials (SBOM): docker buildx build --sbom=true, or any scanner, since every package keeps its metadata in
+# /opt/agegender.
+# No `# syntax=` line: the built-in Dockerfile language is enough, and it would need one more image from the registry.
 
-# Debian 12 with Python 3.11, for which requirements/ were resolved. After the tag, which can move, comes the digest,
-# which cannot; `docker buildx imagetools inspect python:3.11-slim-bookworm` tells the newest one.
+# Debian 12 with Python 3.11. The digest after the tag fixes the image, since tags move; `docker buildx imagetools inspect
+# python:3.11-slim-bookworm` prints the newest one.
 ARG BASE_IMAGE=python:3.11.15-slim-bookworm@sha256:d29f48a31a8b408ed19272ca1e7b10ebae13b240a27e862d3d4217c528e2e0c3
 
 
-# What builds, and stays behind: pip lives apart from the environment that the images take over.
+# The build stages only: pip lives apart from the environment that is copied into the images.
 FROM ${BASE_IMAGE} AS builder
 ENV PIP_CACHE_DIR=/var/cache/pip \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -22,9 +22,9 @@ ENV PIP_CACHE_DIR=/var/cache/pip \
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/agegender
 
 
-# --no-compile here and below: byte code is made at the end, for the modules that are used. What goes again in the same
-# layer is never opened: a second copy of ONNX Runtime for C programs, NumPy's tests, all cascades but the one of faces,
-# and ReDoc, which comes with Swagger UI.
+# --no-compile here and below: byte code is made at the end, for the modules that are used. What is deleted in the same
+# layer is never used: a second copy of ONNX Runtime for C programs, NumPy's tests, all cascades but that for frontal
+# faces, and ReDoc, which comes with Swagger UI.
 FROM builder AS serve-dependencies
 COPY requirements/serve.txt docker/init.txt /requirements/
 RUN --mount=type=cache,target=/var/cache/pip \
@@ -46,7 +46,8 @@ RUN --mount=type=cache,target=/var/cache/pip \
       --require-hashes -r /requirements/train.txt -r /requirements/init.txt
 
 
-# The project alone, laid out to be put over either environment.
+# The project alone, laid out to be copied over either environment. Without models/: the image has them in /models,
+# where a folder can be mounted over them.
 FROM builder AS project
 COPY requirements/build.txt /requirements/
 RUN --mount=type=cache,target=/var/cache/pip \
@@ -61,7 +62,7 @@ RUN /opt/pip/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir
 
 
 # The face detector: downloaded and checked against its digest (YUNET=fetch), the file of --secret id=yunet,src=FILE
-# (YUNET=file), or none, and then Haar finds the faces (YUNET=none).
+# (YUNET=file), or none, in which case Haar is used (YUNET=none).
 FROM serve-dependencies AS yunet
 ARG YUNET=fetch
 WORKDIR /source
@@ -80,7 +81,7 @@ RUN --mount=type=secret,id=yunet \
          exit 1; }
 
 
-# What runs. pip goes, from all the places where Python images keep it: nothing is ever installed here.
+# The base of both images, without pip, which Python images keep in several places: nothing is ever installed here.
 FROM ${BASE_IMAGE} AS runtime
 RUN find / -xdev -depth \( -path '*-packages/pip*' -o -path '*-packages/setuptools*' -o -path '*-packages/wheel*' \
       -o -path '*/python3*/ensurepip*' -o -path '*/share/python-wheels*' -o -path '*/bin/pip*' \) -delete
@@ -96,9 +97,9 @@ COPY --from=train-dependencies /opt/agegender /opt/agegender
 COPY --from=yunet /cache /opt/agegender/cache
 COPY --from=project /project /opt/agegender
 COPY training /opt/agegender/training
-# As for the service below; TensorFlow alone has thousands of modules.
+# Byte code, as for the service below; TensorFlow alone has thousands of modules.
 RUN HOME=/tmp/build PYTHONPATH=/opt/agegender python3 -c 'import training.cli, training.fit, training.export, training.report' && rm -rf /tmp/*
-# Keras and Matplotlib want to keep something in a home.
+# Keras and Matplotlib write to a home directory.
 ENV HOME=/tmp \
     PYTHONPATH=/opt/agegender \
     MPLCONFIGDIR=/tmp/matplotlib
@@ -121,9 +122,9 @@ FROM runtime AS serve
 COPY --from=serve-dependencies /opt/agegender /opt/agegender
 COPY --from=yunet /cache /opt/agegender/cache
 COPY --from=project /project /opt/agegender
-# On a read-only root no start could keep its byte code: this keeps it for all of them.
+# Make the byte code now: on a read-only root file system every start would compile it again.
 RUN python3 -c 'import agegender.cli.commands, agegender.cli.doctor, agegender.cli.files, agegender.cli.output, agegender.server, uvicorn.loops.uvloop'
-# A pattern, so that a tree without models builds too: the service then wants a folder mounted over /models.
+# A pattern, so that a tree without models builds too: the service then needs a folder mounted over /models.
 COPY model[s] /models/
 COPY docker/healthcheck.py /opt/agegender/
 ENV AGEGENDER_HOST=0.0.0.0 \
@@ -131,8 +132,8 @@ ENV AGEGENDER_HOST=0.0.0.0 \
 EXPOSE 8000
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["python3", "-I", "/opt/agegender/healthcheck.py"]
-# The server handles SIGTERM itself; dumb-init is there for all else that PID 1 owes: orphans, and signals before Python
-# has its handlers.
+# The server handles SIGTERM itself; dumb-init does the rest of PID 1's duties: it reaps orphans and handles signals that
+# arrive before Python has installed its handlers.
 ENTRYPOINT ["dumb-init", "--", "agegender"]
 CMD ["serve"]
 ARG VERSION=0.1.0

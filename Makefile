@@ -1,4 +1,4 @@
-# `make serve` and `make test` need Python 3.11 or newer, and set up all the rest by themselves in .venv.
+# `make serve` and `make test` need Python 3.11 or newer; they set up everything else in .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,7 @@ serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 test: $(VENV)/.dev ## Run the tests; those of the training job too where `make env-train` was run
 	$(BIN)/python -m pytest
 
-# Not with --quiet, by which MkDocs would forget what --strict shall stop at.
+# Without --quiet, which would make MkDocs forget the warnings that --strict turns into errors.
 docs: $(VENV)/.dev ## Build the documentation: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
@@ -31,13 +31,13 @@ bench: $(VENV)/.dev ## Measure speed and memory: see benchmarks/README.md
 soak: $(VENV)/.dev ## Watch the service's memory over 50,000 requests, good and bad
 	$(BIN)/python -m benchmarks soak
 
-fuzz: $(VENV)/.fuzz ## Feed the decoder what Atheris makes up: 100,000 inputs, or as many as 10 minutes allow
+fuzz: $(VENV)/.fuzz ## Fuzz the decoder with Atheris: 100,000 inputs, or as many as 10 minutes allow
 	$(BIN)/python fuzz/fuzz_decode.py -runs=100000 -max_total_time=600
 
-# A package that the database does not know is an error: behind a mirror without it, all would seem well.
-audit: $(VENV)/audit/.installed ## Look up the pinned packages in the database of known vulnerabilities
+# --strict: a package that the database does not know is an error, or an incomplete mirror would pass.
+audit: $(VENV)/audit/.installed ## Check the pinned packages against the database of known vulnerabilities
 	@$(VENV)/audit/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off --timeout 10 \
-	  $(patsubst %,-r requirements/%.txt,serve build dev train) > $(VENV)/audit/report 2>&1; \
+	  $(patsubst %,-r requirements/%.txt,serve build dev train scale) > $(VENV)/audit/report 2>&1; \
 	result=$$?; \
 	if grep -q 'could not be audited\|requests.exceptions' $(VENV)/audit/report; then \
 	  echo 'The database of known vulnerabilities cannot be reached from here: no package was audited.'; \
@@ -136,7 +136,7 @@ $(VENV)/audit/.installed: requirements/audit.txt | $(BIN)/python
 	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-# Needs uv. Versions in the files stay unless UPGRADE=--upgrade; no file records where packages come from.
+# Needs uv. Pinned versions stay unless UPGRADE=--upgrade; no file records where packages come from.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-header --no-annotate $(UPGRADE)
 
