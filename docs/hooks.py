@@ -145,7 +145,7 @@ def _parameter(parameter: Any) -> tuple[str, str, str]:
     """Name, default and meaning of an argument or an option."""
     name = ", ".join(parameter.opts)
     if parameter.param_type_name == "argument":
-        name = parameter.metavar or parameter.name.upper()
+        name = (parameter.metavar or parameter.name.upper()) + ("..." if parameter.nargs == -1 else "")
     # A switch is off unless it is given; other defaults that are not plain are what the meaning says.
     default = parameter.default if type(parameter.default) in (str, int, float, type(ROOT)) else ""
     return code(name), code(default), parameter.help

@@ -169,7 +169,7 @@ def started(models: Path, model: str, yunet: Path | None) -> Iterator[str]:
         port = free.getsockname()[1]
     options = [f"--port={port}", f"--models={models}", f"--default-model={model}"]
     options += [] if yunet is None else [f"--yunet-path={yunet}"]
-    command = [sys.executable, "-c", "from agegender.cli.commands import main; main()", "serve", *options]
+    command = [sys.executable, "-c", "from agegender.cli import main; main()", "serve", *options]
     # Limits and keys that an operator set are not for this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AGEGENDER_")}
     url = f"http://127.0.0.1:{port}"

@@ -471,19 +471,12 @@ def test_ctrl_c_does_not_wait_for_a_server_that_does_not_answer(
     assert b"Traceback" not in wrong
 
 
-@pytest.mark.parametrize(
-    ("module", "arguments", "advice"),
-    [
-        ("cv2", ("predict", ASTRONAUT), "run `agegender doctor`."),
-        ("numpy", ("doctor",), "reinstall this package and its dependencies."),
-    ],
-)
-def test_a_broken_package_is_one_sentence(
-    models_folder: Path, cache: Path, tmp_path: Path, module: str, arguments: tuple[object, ...], advice: str
-) -> None:
+@pytest.mark.parametrize(("module", "command"), [("cv2", "predict"), ("numpy", "doctor")])
+def test_a_broken_package_is_one_sentence(cache: Path, tmp_path: Path, module: str, command: str) -> None:
     (tmp_path / f"{module}.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
-    ended = run_process(cache, *arguments, PYTHONPATH=str(tmp_path), AGEGENDER_MODELS=str(models_folder))
-    assert one_sentence(ended) == f"libGL.so.1: cannot open shared object file: {advice}"
+    arguments = [command] if command == "doctor" else [command, ASTRONAUT]
+    sentence = one_sentence(run_process(cache, *arguments, PYTHONPATH=str(tmp_path)))
+    assert sentence.startswith("libGL.so.1: cannot open shared object file: run `agegender doctor`")
 
 
 # The other commands

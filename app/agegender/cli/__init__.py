@@ -1,4 +1,4 @@
-"""The entry point of `agegender`, which prints one sentence where a package that it needs is broken."""
+"""The entry point of `agegender`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import sys
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; a package that cannot be imported is one sentence."""
+    # The name of a file may hold bytes that cannot be printed: they are escaped.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        from agegender.cli import commands
+        from agegender.cli.commands import app
+
+        app()
     except ImportError as error:
-        sys.exit(f"agegender: {error}: reinstall this package and its dependencies.")
-    commands.main()
+        sys.exit(f"agegender: {error}: run `agegender doctor`, or reinstall this package.")

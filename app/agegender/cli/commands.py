@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import inspect
 import logging.config
 import os
+import re
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import CliSettingsSource
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -45,8 +47,6 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 MANY = 10
 """With at least that many files, a terminal shows a progress bar."""
-
-_METAVARS: dict[Any, str] = {bool: "BOOLEAN", int: "INTEGER", int | None: "INTEGER", float: "NUMBER"}
 
 _Model = Annotated[
     str | None, typer.Option(help="An id that `agegender models` lists; by default AGEGENDER_DEFAULT_MODEL.")
@@ -83,10 +83,10 @@ def _fail(message: object) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _settings(given: dict[str, Any] | None = None) -> Settings:
-    """Read the settings from `given` and the environment; end the program where one is invalid."""
+def _settings(**sources: Any) -> Settings:
+    """Read the settings from the environment and `sources`; end the program where one is invalid."""
     try:
-        return Settings(**(given or {}))
+        return Settings(**sources)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
@@ -95,41 +95,33 @@ def _settings(given: dict[str, Any] | None = None) -> Settings:
         )
 
 
-def _takes_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
-    """Replace the argument of `command` by an option for each setting."""
+class _SettingsHelp(argparse.HelpFormatter):
+    """Shows the environment variable of each setting, and only defaults that are plain values."""
 
-    def with_options(**options: str | None) -> None:
-        logging.config.dictConfig(LOGGING)  # reading the settings may log a line
-        command(_settings({name: value for name, value in options.items() if value is not None}))
-
-    parameters = []
-    for name, field in Settings.model_fields.items():
-        option = typer.Option(
-            f"--{name.replace('_', '-')}",
-            envvar=f"{ENV_PREFIX}{name.upper()}",
-            metavar=_METAVARS.get(field.annotation, "TEXT"),
-            help=field.description,
-            show_default=str(field.default) if isinstance(field.default, (str, int, float, Path)) else False,
-        )
-        parameters.append(
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
-            )
-        )
-    with_options.__doc__ = command.__doc__
-    with_options.__name__ = command.__name__
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return with_options
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = re.sub(r" \(default(: (None|null)| factory: .*)\)$", "", action.help or "")
+        return text if action.dest == "help" else f"{text} [{ENV_PREFIX}{action.dest.upper()}]"
 
 
-@app.command()
-@_takes_settings
-def serve(settings: Settings) -> None:
+# pydantic-settings makes an option of each setting, so the options are not Typer's.
+@app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def serve(context: typer.Context) -> None:
     """Answer predictions over HTTP."""
     from agegender import server
 
-    if not server.serve(settings):
+    logging.config.dictConfig(LOGGING)  # reading the settings may log a line
+    parser = argparse.ArgumentParser(
+        "agegender serve",
+        usage="agegender serve [OPTIONS]",
+        description="Answer predictions over HTTP. The environment variable in brackets sets the same.",
+        formatter_class=_SettingsHelp,
+    )
+    options = CliSettingsSource[Any](
+        Settings, root_parser=parser, cli_kebab_case=True, cli_hide_none_type=True
+    )
+    if not server.serve(_settings(_cli_settings_source=options(args=context.args))):
         raise typer.Exit(1)
 
 
@@ -222,7 +214,7 @@ def score(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Folders, image files, Parquet files with a column of encoded bytes, or quoted patterns such as "
             "'2024/**/*.jpg'; on a disk or in a bucket, as s3://BUCKET/FOLDER or gs://BUCKET/FOLDER.",
             show_default=False,
@@ -354,14 +346,3 @@ def doctor() -> None:
         out.print(f"[{style}]{finding.state:<6}[/]{escape(finding.text)}", highlight=False, soft_wrap=True)
     if broken:
         _fail("1 problem found." if broken == 1 else f"{broken} problems found.")
-
-
-def main() -> None:
-    """Entry point of `agegender`."""
-    # The name of a file may hold bytes that cannot be printed: they are escaped.
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    try:
-        app()
-    except ImportError as error:
-        err.print(f"agegender: {error}: run `agegender doctor`.", markup=False)
-        raise SystemExit(1) from error
