@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test docs test-docker bench soak fuzz audit wheel env-train models model-A model-B faces lint format lock clean
+.PHONY: serve test docs test-scale test-docker bench soak fuzz audit wheel env-train models model-A model-B faces lint format lock clean
 
 serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 	-$(BIN)/agegender fetch-detector
@@ -24,6 +24,11 @@ test-docker: $(VENV)/.dev ## Build the images and test them, where a Docker engi
 	else \
 	  echo 'No Docker engine answers here (docker info): the tests of the images were skipped.'; \
 	fi
+
+# Ray takes a gigabyte: it has an environment of its own. Its warnings are its own, too.
+test-scale: ## Test what runs on Ray, on a cluster of two nodes on this machine
+	$(MAKE) VENV=$(VENV)-scale $(VENV)-scale/.scale
+	timeout 300 $(VENV)-scale/bin/python -m pytest -W ignore tests/scale
 
 bench: $(VENV)/.dev ## Measure speed and memory: see benchmarks/README.md
 	$(BIN)/python -m benchmarks
@@ -127,6 +132,10 @@ $(VENV)/.train: requirements/train.txt $(VENV)/.serve
 	$(PIP) --require-hashes -r requirements/train.txt
 	@touch $@
 
+$(VENV)/.scale: requirements/scale.txt $(VENV)/.dev
+	$(PIP) --require-hashes -r requirements/scale.txt
+	@touch $@
+
 $(VENV)/.fuzz: requirements/fuzz.txt $(VENV)/.dev
 	$(PIP) --require-hashes -r requirements/fuzz.txt
 	@touch $@
@@ -150,4 +159,4 @@ lock:
 	echo 'pip-audit>=2.9' | $(LOCK) - -o requirements/audit.txt
 
 clean:
-	rm -rf $(VENV) site dist
+	rm -rf $(VENV) $(VENV)-scale site dist

@@ -43,7 +43,7 @@ BATCH_NOT_MULTIPART = replace(
 )
 
 # Boundary lines and part headers around the image; real ones take some 200 bytes.
-_MULTIPART_OVERHEAD = 16 * 1024
+MULTIPART_OVERHEAD = 16 * 1024
 
 
 class ArrivalMemory:
@@ -134,7 +134,7 @@ async def _read(request: Request, max_bytes: int, share: Share) -> bytes:
     media_type = _media_type(request)
     too_large = image_too_large(max_bytes)
     if media_type == "multipart/form-data":
-        chunks = _limited(request, max_bytes + _MULTIPART_OVERHEAD, too_large, share)
+        chunks = _limited(request, max_bytes + MULTIPART_OVERHEAD, too_large, share)
         form = await _parse(request, chunks, 1, MULTIPART_INVALID)
         upload = form.get("image")
         if not isinstance(upload, UploadFile):

@@ -19,7 +19,7 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _CLIENT_LEFT = 499
 """Logged, never sent: nginx's number for a client that did not wait for the answer."""
 
-_HEADERS = (
+HEADERS = (
     # What a browser may do with an answer: show it, and nothing else. Pages set their own.
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -30,6 +30,12 @@ _HEADERS = (
 )
 
 logger = logging.getLogger("agegender")
+
+
+def id_of(headers: Headers) -> str:
+    """Return the request's own X-Request-ID where that is safe to repeat, or else a new one."""
+    sent_id = headers.get("x-request-id", "")
+    return sent_id if _SANE_ID.fullmatch(sent_id) else os.urandom(16).hex()
 
 
 class Observe:
@@ -45,8 +51,7 @@ class Observe:
             await self._app(scope, receive, send)
             return
         begun = time.perf_counter()
-        sent_id = Headers(scope=scope).get("x-request-id", "")
-        request_id = sent_id if _SANE_ID.fullmatch(sent_id) else os.urandom(16).hex()
+        request_id = id_of(Headers(scope=scope))
         noted: dict[str, Any] = {}
         scope.setdefault("state", {}).update(request_id=request_id, noted=noted)
         status: int | None = None
@@ -57,7 +62,7 @@ class Observe:
                 status = message["status"]
                 given = {name for name, _ in message["headers"]}
                 own = [(b"x-request-id", request_id.encode())]
-                own += [header for header in _HEADERS if header[0] not in given]
+                own += [header for header in HEADERS if header[0] not in given]
                 message["headers"] = [*message["headers"], *own]
             await send(message)
 

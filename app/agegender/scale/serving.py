@@ -1,0 +1,157 @@
+"""The service on Ray Serve: `serve run agegender.scale.serving:app`.
+
+Each replica runs the whole app. What Serve's proxies refuse by themselves becomes a problem document by a middleware,
+for which each node's environment names it before Ray starts:
+
+    RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=agegender.scale.serving:proxy_middlewares
+"""
+
+import logging.config
+import threading
+from dataclasses import replace
+
+import ray
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import BaseModel, Field
+from ray import serve
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.metrics import Gauge
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agegender.api import body, problems
+from agegender.api.metrics import Metrics
+from agegender.api.request_log import HEADERS, id_of
+from agegender.cores import available_cores
+from agegender.logs import LOGGING
+from agegender.main import create_app
+from agegender.settings import Settings
+
+_EXPORT_SECONDS = 5
+
+TOO_LARGE = replace(
+    problems.BODY_TOO_LARGE, example="The body has more bytes than are allowed: send a smaller one."
+)
+REPLICA_LOST = problems.Kind(
+    "replica-lost",
+    503,
+    "Replica lost",
+    "The machine or the process that worked on this request has failed: send it again.",
+)
+_OF_SERVE = {404: problems.NOT_FOUND, 408: problems.QUEUE_TIMEOUT, 503: problems.OVERLOADED}
+"""What Serve means by a status; any other failure of its own is a lost replica."""
+
+
+class Arguments(BaseModel):
+    """Arguments of the app, in `args` of a configuration file or after `serve run ...:app` as name=value."""
+
+    cpus: int = Field(default_factory=available_cores, ge=1, description="Cores of each replica.")
+    min_replicas: int = Field(1, ge=1)
+    max_replicas: int = Field(64, ge=1)
+
+
+def app(arguments: Arguments) -> serve.Application:
+    """The service with as many replicas as its load needs."""
+    settings = Settings(workers=arguments.cpus)
+    places = settings.workers + settings.queue_size
+    deployment = serve.deployment(
+        name="agegender",
+        ray_actor_options={"num_cpus": arguments.cpus},
+        max_ongoing_requests=places,
+        max_queued_requests=places,
+        backpressure_config=BackpressureConfig(retry_after_s=problems.RETRY_AFTER_SECONDS),
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=arguments.min_replicas,
+            max_replicas=arguments.max_replicas,
+            target_ongoing_requests=2 * arguments.cpus,
+        ),
+        graceful_shutdown_timeout_s=settings.drain_timeout,
+    )
+    return deployment(serve.ingress(_build)()).bind()
+
+
+def _build() -> FastAPI:
+    """The app of a replica, with a worker for each core that Ray gave it and the settings of its node."""
+    logging.config.dictConfig(LOGGING)
+    cpus = int(ray.get_runtime_context().get_assigned_resources()["CPU"])
+    # A port of its own, which nothing listens on: of /metrics behind a proxy, each answer would be another replica's.
+    built = create_app(Settings(workers=cpus, metrics_port=0))
+    threading.Thread(target=_export, args=[built.state.metrics], daemon=True).start()
+    return built
+
+
+def _export(metrics: Metrics) -> None:
+    """Show what a replica counts among the metrics of Ray, which any Prometheus sums: `ray_agegender_...`."""
+    gauges: dict[str, Gauge] = {}
+    never = threading.Event()
+    while not never.wait(_EXPORT_SECONDS):
+        for family in text_string_to_metric_families(metrics.text().decode()):
+            for sample in family.samples:
+                if sample.name not in gauges:
+                    gauges[sample.name] = Gauge(sample.name, family.documentation, tuple(sample.labels))
+                gauges[sample.name].set(sample.value, sample.labels)
+
+
+def proxy_middlewares() -> list[Middleware]:
+    """What goes around each proxy of Serve."""
+    return [Middleware(KeepContract, settings=Settings())]
+
+
+class KeepContract:
+    """ASGI middleware: request ids, the bound of a body before it is read, and problem documents for refusals."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._limit = max(settings.max_bytes, settings.max_batch_bytes) + body.MULTIPART_OVERHEAD
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; what is below /-/ is Serve's own."""
+        if scope["type"] != "http" or scope["path"].startswith("/-/"):
+            await self._app(scope, receive, send)
+            return
+        headers = MutableHeaders(scope=scope)
+        headers["x-request-id"] = request_id = id_of(headers)
+        answered = False
+        refusal: problems.Kind | None = None
+        received = int(headers.get("content-length", 0))
+
+        async def receive_bounded() -> Message:
+            nonlocal received, refusal
+            message = await receive()
+            if "content-length" not in headers:
+                received += len(message.get("body", b""))
+            if received > self._limit:
+                refusal = TOO_LARGE
+                return {"type": "http.disconnect"}
+            return message
+
+        async def send_own(message: Message) -> None:
+            nonlocal answered, refusal
+            if message["type"] == "http.response.start":
+                sent = MutableHeaders(scope=message)
+                if message["status"] >= 400 and sent.get("content-type") != problems.MEDIA_TYPE:
+                    refusal = refusal or _OF_SERVE.get(message["status"], REPLICA_LOST)
+                else:
+                    answered = True
+                    sent["x-request-id"] = request_id
+            if answered:
+                await send(message)
+
+        if received > self._limit:
+            refusal = TOO_LARGE
+        else:
+            await self._app(scope, receive_bounded, send_own)
+        if not answered:
+            kind = refusal or REPLICA_LOST
+            detail = kind.example
+            if kind is problems.BODY_TOO_LARGE:
+                detail = (
+                    f"The body has more than the {self._limit} bytes that are allowed: send a smaller one."
+                )
+            response = problems.problem_response(
+                kind, detail, scope["path"], request_id, {"X-Request-ID": request_id}
+            )
+            response.raw_headers += HEADERS
+            await response(scope, receive, send)
