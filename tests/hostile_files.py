@@ -5,40 +5,50 @@ from __future__ import annotations
 import struct
 import zlib
 
-import numpy as np
 from hypothesis import strategies as st
-from image_files import FILES, avif_with_tables, box, encode, png_chunk, quarters, riff
+from image_files import FILES, box, encode, png, png_chunk, quarters
+from PIL import Image
+
+_SIDE = 20_000
 
 
 def too_many_pixels() -> dict[str, bytes]:
-    """Files of 20,000x20,000 pixels or nearly, as their headers say, each of less than 60 KB."""
-    jpeg = FILES["JPEG"]
+    """Small files of some 400 million pixels, as they say themselves or as a decoder finds out."""
+    jpeg, avif, heic, gif, bmp = (FILES[kind] for kind in ("JPEG", "AVIF", "HEIC", "GIF", "BMP"))
     size = jpeg.index(b"\xff\xc0") + 5
-    avif = FILES["AVIF"]
-    ispe = avif.index(b"ispe") + 8
-    rows = zlib.compressobj(9)
-    packed = b"".join(rows.compress(bytes(2501)) for _ in range(20_000)) + rows.flush()
-    start = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0))
-    canvas = bytes(4) + (16_382).to_bytes(3, "little") * 2
     return {
-        "PNG": start + png_chunk(b"IDAT", packed) + png_chunk(b"IEND", b""),
-        "JPEG": jpeg[:size] + struct.pack(">HH", 20_000, 20_000) + jpeg[size + 4 :],
-        "AVIF": avif[:ispe] + struct.pack(">II", 20_000, 20_000) + avif[ispe + 8 :],
-        "WebP": riff(b"RIFF", b"WEBP" + riff(b"VP8X", canvas) + encode(".webp")[12:]),
+        "PNG": png(1, 0, bytes(_SIDE // 8), size=(_SIDE, _SIDE)),
+        "PNG of 70 million": png(8, 0, bytes(7_000), size=(7_000, 10_000)),
+        "JPEG": jpeg[:size] + struct.pack(">HH", _SIDE, _SIDE) + jpeg[size + 4 :],
+        "AVIF": _with_size(avif, _SIDE),
+        "HEIC": _with_size(heic, _SIDE),
+        "WebP": _webp_canvas(16_383),
+        "GIF": gif[:6] + struct.pack("<HH", _SIDE, _SIDE) + gif[10:],
+        "BMP": bmp[:18] + struct.pack("<ii", _SIDE, _SIDE) + bmp[26:],
+        "TIFF": _tiff((0x100, _SIDE), (0x101, _SIDE)),
+        "TIFF of large tiles": _tiff((0x100, 8), (0x101, 8), (0x142, 16_384), (0x143, 16_384)),
+        "AVIF with a larger stream": _with_size(encode("AVIF", Image.new("RGB", (6000, 6000)), speed=10), 8),
     }
 
 
-def busy_tables() -> dict[str, bytes]:
-    """AVIF files whose tables announce far more than there is, or send their reader round and round."""
-    one_property = struct.pack(">II", 0, 1) + b"\0\1\1\1"
-    extents = b"\1\0\0\0\0\0" + struct.pack(">H", 2000) + struct.pack(">HHHH", 9, 0, 0, 65535) * 2000
-    items = b"\2\0\0\0\0\0" + struct.pack(">I", 19_000) + struct.pack(">IHHH", 9, 1, 0, 0) * 19_000
-    free = [box(b"free")] * 19_000
-    many = 2_000_000
+def costly_headers() -> dict[str, bytes]:
+    """Files that would keep their reader busy before any pixel is decoded, or in passes over the same pixels."""
+    jpeg, progressive, image = FILES["JPEG"], FILES["progressive JPEG"], FILES["PNG"]
+    scan = progressive.rindex(b"\xff\xda")
+    many = 400_000
     return {
-        "places": avif_with_tables(one_property, extents),
-        "items": avif_with_tables(one_property, items, box(b"idat", b"abc"), *free),
-        "properties": avif_with_tables(struct.pack(">II", 0, many) + b"\0\2\0" * many, b"\0\0\0\0\0\0\0\0"),
+        "JPEG of many segments": jpeg[:2] + b"\xff\xe1\0\x0aExif\0\0ab" * many + jpeg[2:],
+        "JPEG of many scans": progressive[:scan] + progressive[scan:-2] * 20_000 + b"\xff\xd9",
+        "PNG of many chunks": image[:33] + png_chunk(b"tEXt", b"a\0b") * many + image[33:],
+        "PNG of empty data": image[:33] + png_chunk(b"IDAT", b"") * many + image[33:],
+        "PNG of large texts": image[:33]
+        + 50 * png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21)))
+        + image[33:],
+        "GIF of many comments": FILES["GIF"][:13] + b"!\xfe" + (b"\1a" * many + b"\0") + FILES["GIF"][13:],
+        "AVIF of many places": _avif_of_places(2_000),
+        "TIFF whose tags share their bytes": _tiff(
+            *((0x8000 + tag, 2**20) for tag in range(9_000)), more=2**20
+        ),
     }
 
 
@@ -56,48 +66,78 @@ def damaged_files(draw: st.DrawFn) -> bytes:
 
 
 def foreign_files() -> dict[str, bytes]:
-    """What is no image of a kind that is read: among it whole files of kinds that OpenCV would decode."""
-
-    def mp4() -> bytes:
-        return box(b"ftyp", b"isom\0\0\0\0isommp42") + box(b"mdat", bytes(64))
-
+    """What is no image of a kind that is read: among it kinds that Pillow could decode, but shall not."""
     return {
-        "GIF": encode(".gif"),
-        "TIFF": encode(".tiff"),
-        "JPEG 2000": encode(".jp2", np.zeros((64, 64, 3), np.uint8)),
-        "PPM": encode(".ppm"),
-        "Radiance": encode(".hdr", quarters().astype(np.float32)),
-        "Sun raster": encode(".ras"),
-        "HEIC": box(b"ftyp", b"heic\0\0\0\0mif1heic") + box(b"meta", bytes(4)),
-        "MP4": mp4(),
-        "PDF": b"%PDF-1.7\n" + bytes(200),
+        "JPEG 2000": encode("JPEG2000"),
+        "PPM": encode("PPM"),
+        "TGA": encode("TGA"),
+        "ICO": encode("ICO"),
+        "EPS": encode("EPS"),
+        "MP4": box(b"ftyp", b"isom\0\0\0\0isommp42") + box(b"mdat", bytes(64)),
+        "PDF": encode("PDF"),
         "SVG": b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
         "HTML": b"<!doctype html><script>alert(1)</script>",
         "ZIP": b"PK\3\4" + bytes(100),
-        "ELF": b"\x7fELF" + bytes(100),
         "text": b"bread",
         "zeros": bytes(1000),
-        "NumPy": b"\x93NUMPY\1\0" + bytes(100),
         # What another program takes for something else, and none of it for an image.
         "PDF around a JPEG": b"%PDF-1.7\n1 0 obj\nstream\n" + FILES["JPEG"] + b"\nendstream\n%%EOF",
         "HTML around a PNG": b"<html><!--" + FILES["PNG"] + b"--><script>alert(1)</script>",
-        "AVI": riff(b"RIFF", b"AVI " + FILES["lossy WebP"][12:]),
-        "PPM that begins as a box": b"P6 8ftypavif" + bytes(200),
+        "AVI": b"RIFF\x40\0\0\0AVI " + FILES["lossy WebP"][12:],
     }
 
 
 def polyglots() -> dict[str, bytes]:
     """Whole images that other programs could take for something else: what they hold besides is not looked at."""
     script = b"<script>alert('marked')</script>"
-    comment = b"\xff\xfe" + struct.pack(">H", 2 + len(script)) + script
     archive = b"PK\3\4marked" + bytes(60) + b"PK\5\6" + bytes(18)
     return {
-        "JPEG with a script": FILES["JPEG"][:2] + comment + FILES["JPEG"][2:],
+        "JPEG with a script": encode("JPEG", comment=script),
         "JPEG before a ZIP": FILES["JPEG"] + archive,
         "PNG with a script": FILES["PNG"][:33]
         + png_chunk(b"tEXt", b"Comment\0" + script)
         + FILES["PNG"][33:],
         "PNG before a page": FILES["PNG"] + script,
         "WebP before a ZIP": FILES["lossless WebP"] + archive,
+        "GIF before a ZIP": FILES["GIF"] + archive,
         "BMP before a PNG": FILES["BMP"] + FILES["PNG"],
     }
+
+
+def _with_size(boxes: bytes, side: int) -> bytes:
+    """An AVIF or HEIC file that declares another size than its stream has."""
+    ispe = boxes.index(b"ispe") + 8
+    return boxes[:ispe] + struct.pack(">II", side, side) + boxes[ispe + 8 :]
+
+
+def _webp_canvas(side: int) -> bytes:
+    data = bytearray(encode("WEBP", quarters().convert("RGBA"), exif=b"Exif\0\0", lossless=True))
+    data[24:30] = (side - 1).to_bytes(3, "little") * 2
+    return bytes(data)
+
+
+def _tiff(*tags: tuple[int, int], more: int = 0) -> bytes:
+    """An RGB TIFF with these tags: numbers or, with `more` bytes behind it, lengths of values in the same bytes."""
+    whole = {0x102: 8, 0x103: 8, 0x106: 2, 0x115: 3, 0x111: 8, 0x117: 8, 0x100: 8, 0x101: 8}
+    numbers = whole | (dict(tags) if not more else {})
+    entries = [(tag, 4, 1, value) for tag, value in numbers.items()]
+    if more:
+        entries += [(tag, 7, size, 8) for tag, size in tags]
+    entries.sort()
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<I", 8) + directory + bytes(4 + more)
+
+
+def _avif_of_places(count: int) -> bytes:
+    """An AVIF file whose items are said to lie in thousands of places that take up no byte."""
+    extents = b"\1\0\0\0\0\0" + struct.pack(">H", count) + struct.pack(">HHHH", 9, 0, 0, 65535) * count
+    ispe = box(b"ispe", struct.pack(">III", 0, 8, 8))
+    return box(b"ftyp", b"avif\0\0\0\0avifmif1") + box(
+        b"meta",
+        bytes(4),
+        box(b"hdlr", bytes(8), b"pict", bytes(13)),
+        box(b"pitm", b"\0\0\0\0\0\1"),
+        box(b"iprp", box(b"ipco", ispe), box(b"ipma", struct.pack(">II", 0, 1) + b"\0\1\1\1")),
+        box(b"iinf", struct.pack(">IH", 0, 1), box(b"infe", b"\2\0\0\0\0\1\0\0av01\0")),
+        box(b"iloc", extents),
+    )

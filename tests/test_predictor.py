@@ -100,8 +100,8 @@ def test_limits_and_files_are_those_of_the_settings(
     models_folder: Path, empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
-    with pytest.raises(ImageTooLarge, match=r"at most 0\.1 million are allowed"):
-        Predictor(Settings(models=models_folder, max_pixels=100_000)).predict(ASTRONAUT)
+    with pytest.raises(ImageTooLarge, match=r"million are allowed for this kind of file"):
+        Predictor(Settings(models=models_folder, max_image_memory=100_000)).predict(ASTRONAUT)
     with pytest.raises(DetectorUnavailable, match=r"use auto or haar, .*`agegender fetch-detector`"):
         Predictor(Settings(models=models_folder)).predict(ASTRONAUT, detector="yunet")
     with pytest.raises(DetectorFileError, match=r"nowhere\.onnx cannot be read"):

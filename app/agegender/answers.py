@@ -106,12 +106,16 @@ class Prediction(BaseModel):
 class ImagePrediction(BaseModel):
     """One image of a batch, and its prediction."""
 
+    model_config = ConfigDict(extra="forbid")
+
     filename: str = Field(description="As it was sent.")
     prediction: Prediction
 
 
 class ImageProblem(BaseModel):
     """One image of a batch, and what is wrong with it."""
+
+    model_config = ConfigDict(extra="forbid")
 
     filename: str = Field(description="As it was sent.")
     error: Problem
@@ -131,8 +135,8 @@ class BatchAnswer(BaseModel):
                             "type": "/problems/image-unreadable",
                             "title": "Image unreadable",
                             "status": 400,
-                            "detail": "The data is no image that can be read. "
-                            "Send a JPEG, PNG, WebP, BMP or AVIF file.",
+                            "detail": "This file is not a readable image. "
+                            "Send a JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP file.",
                             "instance": "/predict/batch",
                             "request_id": "3f0c5a9e",
                         },

@@ -15,7 +15,10 @@ from agegender.answers import DetectorChoice
 Photograph = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 """Path of an image file, the bytes of one, or upright pixels (height, width, 3) uint8."""
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".avif")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".heic", ".heif", ".hif", ".avif", ".gif",
+    ".tif", ".tiff", ".bmp",
+)  # fmt: skip
 """Files with these suffixes are read from folders; files that are named may have any."""
 
 Channels = Literal["BGR", "RGB"]

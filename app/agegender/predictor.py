@@ -64,7 +64,7 @@ class Predictor:
             self._of_thread.pipeline = Pipeline(
                 self._catalogue,
                 yunet=self._yunet,
-                max_pixels=self._settings.max_pixels,
+                max_image_memory=self._settings.max_image_memory,
                 detect_max_side=self._settings.detect_max_side,
             )
         pipeline: Pipeline = self._of_thread.pipeline

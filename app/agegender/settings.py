@@ -95,12 +95,11 @@ class Settings(BaseSettings):
         description="Largest batch accepted, in bytes, by default a quarter of the memory for arriving requests and at "
         "most half of it.",
     )
-    max_pixels: int = Field(
-        40_000_000,
+    max_image_memory: int = Field(
+        400_000_000,
         ge=1,
-        le=100_000_000,  # OpenCV's own bound, which app/agegender/vision/__init__.py sets
-        description="Largest image decoded, pixels; a worker takes 8 bytes for each, and kinds of file that need "
-        "more, AVIF above all, get fewer.",
+        description="Memory, in bytes, that a worker may take to decode an image. The default allows JPEG, PNG and "
+        "HEIC 50 million pixels, and fewer to kinds of file that take more memory for each.",
     )
     detect_max_side: int = Field(
         640,

@@ -88,4 +88,4 @@ def test_the_module_of_the_examples_asks_from_a_page_of_another_origin(
             }""",
             service.url,
         )
-        assert "Send a JPEG, PNG, WebP, BMP or AVIF file." in said
+        assert "Send a JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP file." in said

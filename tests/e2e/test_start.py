@@ -112,7 +112,7 @@ def test_a_yunet_file_that_is_not_the_published_one(
     [
         ("--workers=0", {}),
         ("--queue-size=many", {}),
-        ("", {"AGEGENDER_MAX_PIXELS": "-1"}),
+        ("", {"AGEGENDER_MAX_IMAGE_MEMORY": "-1"}),
         ("--port=70000", {}),
     ],
 )

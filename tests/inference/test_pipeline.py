@@ -14,9 +14,11 @@ from helpers import ASTRONAUT, ROOT, YUNET, needs_yunet
 from tiny_models import NORMAL_INTERVAL, put_model, tiny_onnx
 
 
-def predictor(folder: Path, *, yunet: bool = False, max_pixels: int = 40_000_000) -> Pipeline:
+def predictor(folder: Path, *, yunet: bool = False, max_image_memory: int = 400_000_000) -> Pipeline:
     put_model(folder)
-    return Pipeline(load_catalogue(folder), yunet=YuNet(YUNET) if yunet else None, max_pixels=max_pixels)
+    return Pipeline(
+        load_catalogue(folder), yunet=YuNet(YUNET) if yunet else None, max_image_memory=max_image_memory
+    )
 
 
 def png(image: np.ndarray) -> bytes:
@@ -153,7 +155,7 @@ def test_auto_is_haar_without_yunet_and_yunet_itself_is_refused(tmp_path: Path) 
 
 
 def test_what_is_wrong_is_said_by_the_exception(tmp_path: Path) -> None:
-    one = predictor(tmp_path, max_pixels=1000)
+    one = predictor(tmp_path, max_image_memory=1000)
     with pytest.raises(UnknownModel):
         one.predict(grey(1), model="other")
     with pytest.raises(ImageTooLarge):

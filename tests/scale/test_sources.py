@@ -62,11 +62,17 @@ def test_a_source_is_a_file_a_folder_a_pattern_or_a_uri(
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        ("missing", "There is no JPEG, PNG, WebP, BMP, AVIF or Parquet file at {here}/missing."),
-        ("*.bmp", "There is no JPEG, PNG, WebP, BMP, AVIF or Parquet file at {here} that matches."),
+        (
+            "missing",
+            "There is no JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or Parquet file at {here}/missing.",
+        ),
+        (
+            "*.bmp",
+            "There is no JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or Parquet file at {here} that matches.",
+        ),
         (
             "nowhere/*.bmp",
-            "There is no JPEG, PNG, WebP, BMP, AVIF or Parquet file at {here}/nowhere that matches.",
+            "There is no JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or Parquet file at {here}/nowhere that matches.",
         ),
         (
             "foo://bar",

@@ -46,19 +46,14 @@ IMAGE_UNREADABLE = Kind(
     "image-unreadable",
     400,
     "Image unreadable",
-    "The image is cut short: its JPEG data ends too early. Send the whole file.",
+    "The image is damaged, cut short or of a rare kind that is not read. Send the whole file, or save it anew as JPEG "
+    "or PNG.",
 )
 MULTIPART_INVALID = Kind(
     "multipart-invalid",
     400,
     "Multipart body invalid",
-    "The part is named photo: name it image, as `curl -F image=@photo.jpg` does.",
-)
-JSON_INVALID = Kind(
-    "json-invalid",
-    400,
-    "JSON body invalid",
-    'The field image is missing: send {"image": "..."}, with the image as base64 or a data URL.',
+    "The multipart body must hold exactly one file part named image, as `curl -F image=@photo.jpg` sends it.",
 )
 UNAUTHORIZED = Kind(
     "unauthorized",
@@ -86,13 +81,13 @@ IMAGE_TOO_LARGE = Kind(
     "image-too-large",
     413,
     "Too many pixels",
-    "The image has 400.0 million pixels; at most 40.0 million are allowed. Send a smaller one.",
+    "The image has 400.0 million pixels; at most 50.0 million are allowed for this kind of file. Send a smaller one.",
 )
 MEDIA_TYPE_UNSUPPORTED = Kind(
     "media-type-unsupported",
     415,
     "Content type not supported",
-    "The body must be an image with a Content-Type such as image/jpeg, multipart/form-data or application/json.",
+    "The body must be multipart/form-data, or an image with a Content-Type such as image/jpeg.",
 )
 PARAMETER_INVALID = Kind(
     "parameter-invalid",
@@ -123,13 +118,13 @@ OVERLOADED = Kind(
     "overloaded",
     503,
     "Overloaded",
-    "The service is overloaded: try again in a few seconds.",
+    "The service has as much to do as it can take: try again in a few seconds.",
 )
 QUEUE_TIMEOUT = Kind(
     "queue-timeout",
     503,
     "Waited too long",
-    "The service is busy and no worker became free in time: try again in a few seconds.",
+    "The service is busy and this waited too long: try again in a few seconds.",
 )
 SHUTTING_DOWN = Kind(
     "shutting-down", 503, "Shutting down", "The service is shutting down: try again in a few seconds."

@@ -288,7 +288,7 @@ def _outcome(
         data = file.read(settings.max_bytes)
         prediction = predict(data)
         if annotate_into is not None:
-            drawn = annotate(decode(data, settings.max_pixels), prediction.faces)
+            drawn = annotate(decode(data, settings.max_image_memory), prediction.faces)
             _write(drawn, annotate_into, file.annotated)
     except OSError as error:
         return f"The file cannot be read ({error.strerror})."

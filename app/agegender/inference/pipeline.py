@@ -25,7 +25,7 @@ from agegender.inference.session import Session
 from agegender.inference.variants import Catalogue, Variant
 from agegender.inference.yunet import YuNet
 from agegender.vision.align import crop_face, crop_whole
-from agegender.vision.decode import decode
+from agegender.vision.decode import DEFAULT_MAX_MEMORY, decode
 from agegender.vision.detect import DEFAULT_MAX_SIDE, Haar
 from agegender.vision.face import Box, Face, landmark_pixels
 
@@ -42,14 +42,14 @@ class Pipeline:
         catalogue: Catalogue,
         *,
         yunet: YuNet | None,
-        max_pixels: int = 40_000_000,
+        max_image_memory: int = DEFAULT_MAX_MEMORY,
         detect_max_side: int = DEFAULT_MAX_SIDE,
     ) -> None:
         # There are as many workers as cores: OpenCV's own threads, one a core unless the process says
         # otherwise, would take turns with them.
         cv2.setNumThreads(1)
         self._catalogue = catalogue
-        self._max_pixels = max_pixels
+        self._max_image_memory = max_image_memory
         self._yunet = yunet
         self._detect_max_side = detect_max_side
 
@@ -73,7 +73,9 @@ class Pipeline:
         variant = self._catalogue[model].variant
         finder = self._detector(detector)
 
-        image = photograph if isinstance(photograph, np.ndarray) else decode(photograph, self._max_pixels)
+        image = (
+            photograph if isinstance(photograph, np.ndarray) else decode(photograph, self._max_image_memory)
+        )
         height, width = image.shape[:2]
         size = ImageSize(width=width, height=height)
         decoded = time.perf_counter()

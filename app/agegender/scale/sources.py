@@ -82,7 +82,7 @@ class Source:
             raise ScoreError(f"{self.prefix}{self.root} cannot be listed ({error}).") from error
         if not found:
             raise ScoreError(
-                f"There is no JPEG, PNG, WebP, BMP, AVIF or Parquet file at {self.prefix}{self.root}"
+                f"There is no JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or Parquet file at {self.prefix}{self.root}"
                 + (" that matches." if self.pattern else ".")
             )
 

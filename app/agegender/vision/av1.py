@@ -1,93 +1,133 @@
-"""How large a picture an AV1 stream may make its decoder build, from the stream's sequence headers.
+"""How large a picture the AV1 streams in an AVIF file may make their decoder build.
 
-The size that an AVIF file declares in its boxes binds nobody: decoders allocate by the stream inside, then
-scale. Bit layouts: AV1 Bitstream & Decoding Process Specification, sections 5.3 (OBU header) and 5.5
-(sequence header).
+The size that an AVIF file declares binds nobody: libavif decodes whatever the stream holds, up to 268 million pixels,
+and scales it then; Pillow cannot set that bound. Layouts: ISO/IEC 14496-12 (boxes), AV1 Bitstream & Decoding Process
+Specification, sections 5.3 (OBU header) and 5.5 (sequence header).
 """
 
 from __future__ import annotations
 
+import struct
+
 _SEQUENCE_HEADER = 1
 _FRAME_HEADERS = (3, 6)  # alone, and with the frame after it
-# Parts of a stream; still pictures have a few, and walking more would hold the interpreter.
-_MAX_OBUS = 20_000
+# Boxes, extents and OBUs; photographs have tens, and walking more would hold the interpreter.
+_MAX_PARTS = 20_000
 
 
-def coded_pixels(stream: bytes) -> int:
-    """Pixels of all frames that `stream`, the OBUs of one AVIF item, may hold: a still picture has one.
+def coded_pixels(file: bytes) -> int:
+    """The most pixels of one stream's frames, taking a picture and its transparency as one.
 
-    Raises ValueError where the stream has no sequence header, is cut short or has what no still picture has.
+    Raises IndexError, ValueError or struct.error for a file that is broken or that is no still picture.
     """
-    pixels = frames = 0
-    position = 0
-    for _ in range(_MAX_OBUS):
-        if position >= len(stream):
-            break
-        first = stream[position]
-        has_extension, has_size = first & 4, first & 2
-        position += 2 if has_extension else 1
-        if has_size:
-            size, position = _leb128(stream, position)
-        else:
-            size = len(stream) - position
-        if size > len(stream) - position:
-            raise ValueError("the AV1 stream is cut short")
-        kind = first >> 3 & 15
-        # Frames that are not shown stay as references for others.
-        frames += kind in _FRAME_HEADERS
-        if kind == _SEQUENCE_HEADER:
-            pixels = max(pixels, _sequence_pixels(stream[position : position + size]))
+    if file[8:12] == b"avis":  # whose tracks have sizes of their own
+        raise ValueError("an animated AVIF")
+    pixels = [_stream_pixels(item) for item in _items(file)]
+    return max(*pixels, sum(pixels) // 2, 0)
+
+
+def _boxes(data: bytes) -> dict[bytes, bytes]:
+    """The bodies of the boxes side by side in `data`, by type; those that matter here are there once."""
+    found: dict[bytes, bytes] = {}
+    position = parts = 0
+    while position < len(data):
+        size, kind = struct.unpack_from(">I4s", data, position)
+        start = position + 8
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, start)
+            start += 8
+        end = position + size if size else len(data)
+        twice = kind in found and kind in (b"meta", b"iloc", b"idat")
+        if end < start or twice or parts > _MAX_PARTS:
+            raise ValueError("not the boxes of an AVIF file")
+        found[kind] = data[start:end]
+        position, parts = end, parts + 1
+    return found
+
+
+def _items(file: bytes) -> list[bytes]:
+    """The data of every item; all are taken for AV1, since others have no sequence header where one would be."""
+    meta = _boxes(_boxes(file)[b"meta"][4:])
+    iloc, inside = meta[b"iloc"], meta.get(b"idat", b"")
+    position = 4
+
+    def take(size: int) -> int:
+        nonlocal position
         position += size
-    else:
-        raise ValueError("too many OBUs")
-    if not pixels:
-        raise ValueError("the AV1 stream has no sequence header")
+        if position > len(iloc):
+            raise IndexError
+        return int.from_bytes(iloc[position - size : position], "big")
+
+    version, sizes, more_sizes = iloc[0], take(1), take(1)
+    wide = 2 if version < 2 else 4
+    items, left, parts = [], len(file), 0
+    for _ in range(take(wide)):
+        take(wide)  # item
+        source = (file, inside)[take(2) & 15] if version else file
+        take(2)  # data reference
+        base = take(more_sizes >> 4)
+        item = bytearray()
+        for _ in range(take(2)):
+            take(more_sizes & 15 if version else 0)  # extent index
+            offset, length = base + take(sizes >> 4), take(sizes & 15)
+            item += source[offset : offset + length] if length else source[offset:]
+            left, parts = left - length, parts + 1
+            if left < 0 or parts > _MAX_PARTS:
+                raise ValueError("items that share their bytes")
+        items.append(bytes(item))
+    return items
+
+
+def _stream_pixels(stream: bytes) -> int:
+    """Pixels of all frames that the OBUs of one item may hold; frames that are not shown serve others, and count."""
+    pixels = frames = position = parts = 0
+    while position < len(stream):
+        first = stream[position]
+        position += 2 if first & 4 else 1
+        size = len(stream)
+        if first & 2:
+            size = shift = 0
+            while shift < 56:
+                size |= (stream[position] & 127) << shift
+                shift, position = shift + 7, position + 1
+                if stream[position - 1] < 128:
+                    break
+        kind = first >> 3 & 15
+        if kind == _SEQUENCE_HEADER:
+            pixels = max(pixels, _sequence_pixels(stream[position : position + 128]))
+        frames += kind in _FRAME_HEADERS
+        position, parts = position + size, parts + 1
+        if parts > _MAX_PARTS:
+            raise ValueError("too many OBUs")
     return pixels * max(frames, 1)
 
 
-def _leb128(stream: bytes, position: int) -> tuple[int, int]:
-    value = 0
-    for index, byte in enumerate(stream[position : position + 8]):
-        value |= (byte & 127) << 7 * index
-        if byte < 128:
-            return value, position + index + 1
-    raise ValueError("an AV1 length is cut short")
-
-
 def _sequence_pixels(payload: bytes) -> int:
-    bits = _Bits(payload)
-    bits.take(3)  # profile
-    bits.take(1)  # still_picture
-    reduced = bits.take(1)
+    bits, left = int.from_bytes(payload, "big"), 8 * len(payload)
+
+    def take(count: int) -> int:
+        nonlocal left
+        left -= count
+        if left < 0:
+            raise IndexError
+        return bits >> left & (1 << count) - 1
+
+    take(4)  # profile, still_picture
+    reduced = take(1)
     if reduced:
-        bits.take(5)  # level
+        take(5)  # level
     else:
-        if bits.take(1):
-            raise ValueError("the AV1 stream has timing information")
-        display_delay = bits.take(1)
-        for _ in range(bits.take(5) + 1):
-            bits.take(12)
-            if bits.take(5) > 7:
-                bits.take(1)  # tier
-            if display_delay and bits.take(1):
-                bits.take(4)
-    width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
+        if take(1):
+            raise ValueError("a stream with timing information")
+        display_delay = take(1)
+        for _ in range(take(5) + 1):
+            take(12)
+            if take(5) > 7:
+                take(1)  # tier
+            if display_delay and take(1):
+                take(4)
+    width_bits, height_bits = take(4) + 1, take(4) + 1
     if not reduced:
         # Each frame may then state a size of its own, of as many bits, and no decoder holds it to the most.
         return 1 << width_bits + height_bits
-    return (bits.take(width_bits) + 1) * (bits.take(height_bits) + 1)
-
-
-class _Bits:
-    """Reads big-endian bit fields."""
-
-    def __init__(self, data: bytes) -> None:
-        # A sequence header ends within its first hundred bytes, whatever the OBU says of its size.
-        self._value = int.from_bytes(data[:128], "big")
-        self._left = 8 * len(data[:128])
-
-    def take(self, count: int) -> int:
-        self._left -= count
-        if self._left < 0:
-            raise ValueError("the AV1 sequence header is cut short")
-        return self._value >> self._left & (1 << count) - 1
+    return (take(width_bits) + 1) * (take(height_bits) + 1)

@@ -1,130 +1,261 @@
-"""Bytes to pixels: whatever a file holds becomes upright 8-bit BGR, or a sentence that says why not."""
+"""Image files to pixels: JPEG by TurboJPEG, every other kind by Pillow, within a bound on memory."""
 
 from __future__ import annotations
 
-import hashlib
+import io
+import struct
+import warnings
+from functools import lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
+import pillow_heif
+import simplejpeg
 from numpy.typing import NDArray
+from PIL import (  # noqa: F401  WebPImagePlugin as well, lest Pillow import all its plugins to find it.
+    AvifImagePlugin,
+    ExifTags,
+    ImageCms,
+    ImageFile,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+from PIL import Image as PillowImage
+from PIL.JpegImagePlugin import JpegImageFile
 
+from agegender.vision import av1
 from agegender.vision.errors import ImageTooLarge, ImageUnreadable
-from agegender.vision.header import CUT_SHORT, Header, read_header
+from agegender.vision.image import Image
 
-__all__ = ["ImageTooLarge", "ImageUnreadable", "decode"]
+__all__ = ["DEFAULT_MAX_MEMORY", "ImageTooLarge", "ImageUnreadable", "decode"]
 
-_DAMAGED = "The image is damaged: its {} data cannot be decoded. Send an intact file, or save it anew."
+DEFAULT_MAX_MEMORY = 400_000_000
+"""Bytes: enough for a photograph of 48 megapixels, 8064x6048, as JPEG."""
 
-# What libjpeg makes of a missing remainder: all coefficients zero, in YCbCr and grey, then in CMYK.
-_JPEG_FILLINGS = (128, 64)
-_BYTES_PER_PIXEL = 8
-# Rows that are laid over white at a time.
-_BAND = 256
-# Entropy-coded data that decodes to anything but grey.
-_JPEG_NOISE = bytes(np.random.default_rng(0).integers(1, 255, 256, np.uint8))
+# What Pillow may read beside JPEG; its other plugins (EPS, PSD, ...) are never tried.
+_FORMATS = ("PNG", "WEBP", "AVIF", "HEIF", "GIF", "TIFF", "BMP")
+pillow_heif.register_heif_opener(decode_threads=1)
+# Pillow warns of broken metadata, which are no concern of ours, in words that differ with every file.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+_BYTES_PER_PIXEL = {
+    "JPEG": 8,
+    "progressive JPEG": 13,
+    "PNG": 8,
+    "WEBP": 17,
+    "AVIF": 15,
+    "HEIF": 8,
+    "HEIF of other than photographs": 21,
+    "GIF": 5,
+    "TIFF": 9,
+    "BMP": 8,
+}
+"""Peak memory of decoding, bytes per pixel, rounded up from what `python -m benchmarks.decode_memory` prints."""
+
+_NO_IMAGE = "This file is not a readable image. Send a JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP file."
+_DAMAGED = (
+    "The image is damaged, cut short or of a rare kind that is not read. Send the whole file, or save it anew as JPEG "
+    "or PNG."
+)
+_TOO_MANY_PIXELS = (
+    "The image has {:.1f} million pixels; at most {:.1f} million are allowed for this kind of file. "
+    "Send a smaller one."
+)
+_TOO_LARGE = "The image has more than 178 million pixels. Send a smaller one."  # Pillow's own bound
+
+# Pillow documents OSError and SyntaxError for broken files, but lets through whatever its readers trip over: fuzzing
+# met ValueError, RuntimeError, EOFError and struct.error too. The others are what such code raises where it is wrong.
+_BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, RuntimeError,
+    struct.error,
+)  # fmt: skip
+
+# How the modes that are not converted to RGB first are seen by an ICC profile.
+_COLOURS = dict.fromkeys(("1", "L", "LA", "I;16", "I;16B", "I;16L"), "L") | {"CMYK": "CMYK"}
+# So many pixels are converted at a time: what lies between takes little memory, and stays in the cache.
+_BAND_PIXELS = 2**16
+_MAX_PROFILE_BYTES = 4 * 2**20
+_START_OF_SCAN = b"\xff\xda"
+_PNG_END = b"IEND\xaeB`\x82"
 
 
-def decode(data: bytes | memoryview, max_pixels: int = 40_000_000) -> NDArray[np.uint8]:
-    """Decode a JPEG, PNG, WebP, BMP or AVIF file, known by its content.
+def decode(data: bytes | memoryview, max_memory: int = DEFAULT_MAX_MEMORY) -> Image:
+    """Decode a JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP file, whose content says which it is.
 
-    Returns (height, width, 3) uint8 BGR, turned upright as the file asks. Grey and palette images become
-    colour, 16 bits are scaled to 8, and transparency is laid over white; of an animation it is the first image.
-    Takes at most 8 bytes of memory for each of `max_pixels`. Raises ImageTooLarge, before decoding, where there
-    are more of them, or where a kind of file would take more, and ImageUnreadable for anything else that does not
-    come out whole.
+    Returns (height, width, 3) uint8 BGR in sRGB, turned upright as the file asks. Grey and palette images become
+    colour, 16 bits are scaled to 8, and transparency is laid over white; an animation gives its first image. Takes at
+    most `max_memory` bytes. Raises ImageTooLarge before decoding where more would be needed, and ImageUnreadable for
+    anything else that cannot be decoded as a whole.
     """
-    header = read_header(data)
-    allowed = min(max_pixels, _BYTES_PER_PIXEL * max_pixels // header.bytes_per_pixel)
-    if header.pixels > allowed:
-        kind = "" if allowed == max_pixels else f" for this kind of {header.format}"
-        raise ImageTooLarge(
-            f"The image has {header.pixels / 1e6:.1f} million pixels; at most {allowed / 1e6:.1f} million are "
-            f"allowed{kind}. Send a smaller one."
-        )
-    # What follows the image in the file, no decoder needs to see.
-    encoded = np.frombuffer(_edited(memoryview(data).cast("B")[: header.end], header), np.uint8)
-    image = _pixels(encoded, header)
-    if header.format == "JPEG" and _looks_filled(image):
-        noisy = np.concatenate([encoded[:-2], np.frombuffer(_JPEG_NOISE, np.uint8), encoded[-2:]])
-        without_noise = _digest(image)
-        del image  # there is room for one
-        image = _pixels(noisy, header)
-        # A whole picture is decoded before the noise comes; one that ended early takes it for picture.
-        if _digest(image) != without_noise:
-            raise ImageUnreadable(CUT_SHORT.format("JPEG"))
-    if header.transparent or image.ndim != 3:
-        image = _over_white(image, header)
-    return _upright(image, header.orientation)
-
-
-def _edited(data: memoryview, header: Header) -> memoryview | bytes:
-    if not header.edits:
-        return data
-    pieces: list[memoryview | bytes] = []
-    position = 0
-    for part, instead in header.edits:
-        pieces += [data[position : part.start], instead]
-        position = part.stop
-    return b"".join([*pieces, data[position:]])
-
-
-def _pixels(encoded: NDArray[np.uint8], header: Header) -> NDArray[Any]:
-    """What OpenCV reads, not turned: BGR, or with transparency as it comes. Raises ImageUnreadable."""
-    # OpenCV turns JPEG, PNG and WebP but not AVIF; with this flag, none, and one way serves for all.
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    if header.transparent:
-        flags = cv2.IMREAD_UNCHANGED
+    data = bytes(data)
+    if not data:
+        raise ImageUnreadable("The image is empty: it has no bytes. Send an image file.")
     try:
-        image = cv2.imdecode(encoded, flags)
-    except cv2.error:
-        image = None
-    if image is None or image.shape[:2] != (header.height, header.width):
-        raise ImageUnreadable(_DAMAGED.format(header.format))
+        image, orientation = _decode(data, max_memory)
+    except UnidentifiedImageError:
+        raise ImageUnreadable(_NO_IMAGE) from None
+    except PillowImage.DecompressionBombError:
+        raise ImageTooLarge(_TOO_LARGE) from None
+    except _BROKEN:
+        raise ImageUnreadable(_DAMAGED) from None
+    return _upright(image, orientation)
+
+
+def _decode(data: bytes, max_memory: int) -> tuple[Image, int]:
+    """The pixels as stored, and their EXIF orientation."""
+    with _open(data) as file:
+        _check_size(file, data, max_memory)
+        image = _read(file, data)
+        return image, _orientation(file)
+
+
+class _File(io.BytesIO):
+    """A file that ends early for whoever reads it in too many small pieces, which would hold the interpreter."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._reads_left = 10_000 + len(data) // 1024
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise OSError("too many parts")
+        return super().read(size)
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """Read the header, but no pixels yet."""
+    if data.startswith(b"\xff\xd8"):
+        # Image.open would look for further images behind the first one, as cameras store in MPO files.
+        return JpegImageFile(_File(data))
+    return PillowImage.open(_File(data), formats=_FORMATS)
+
+
+def _check_size(file: ImageFile.ImageFile, data: bytes, max_memory: int) -> None:
+    """Raise ImageTooLarge where decoding may take more than `max_memory` bytes."""
+    kind = str(file.format)
+    pixels = file.width * file.height
+    if isinstance(file, JpegImageFile) and _keeps_coefficients(file, data):
+        kind = "progressive JPEG"
+    elif isinstance(file, TiffImagePlugin.TiffImageFile):
+        # A tile is decoded as a whole, and may be larger than the image.
+        pixels = max(pixels, int(file.tag_v2.get(322, 0)) * int(file.tag_v2.get(323, 0)))
+    elif kind == "HEIF" and (file.mode, file.info["bit_depth"], file.info.get("chroma")) != ("RGB", 8, 420):
+        kind = "HEIF of other than photographs"
+    elif isinstance(file, AvifImagePlugin.AvifImageFile):
+        pixels = max(pixels, av1.coded_pixels(data))
+    allowed = max_memory / _BYTES_PER_PIXEL[kind]
+    if pixels > allowed:
+        raise ImageTooLarge(_TOO_MANY_PIXELS.format(pixels / 1e6, allowed / 1e6))
+
+
+def _keeps_coefficients(file: JpegImageFile, data: bytes) -> bool:
+    """Whether a JPEG has several scans, which a decoder collects in memory, 16 bits a sample."""
+    assert file.fp is not None  # noqa: S101
+    end = file.fp.tell()  # of the first scan's header
+    # Each scan is a pass over the whole image. Of random bytes behind the image, such as a film, one pair in 65,536
+    # looks like the start of one.
+    if data.count(_START_OF_SCAN, end) > 200 + len(data) // 2**15:
+        raise ImageUnreadable(_DAMAGED)
+    length = 6 + 2 * file.layers
+    header_of_all = _START_OF_SCAN + struct.pack(">HB", length, file.layers)
+    return "progressive" in file.info or not data.startswith(header_of_all, end - length - 2)
+
+
+def _read(file: ImageFile.ImageFile, data: bytes) -> Image:
+    transform = _to_srgb(file.info.get("icc_profile"), _COLOURS.get(file.mode, "RGB"))
+    if isinstance(file, JpegImageFile) and (file.mode == "RGB" or (file.mode == "L" and transform is None)):
+        try:
+            image: Image = simplejpeg.decode_jpeg(data, "BGR", strict=True)
+        except ValueError as error:
+            # Pillow decodes what is only odd, as some phones write it, but would fill in what is missing, too.
+            if "remature end" in str(error):
+                raise
+        else:
+            if transform is not None:
+                for band in _bands(image):
+                    colours = PillowImage.frombuffer("RGB", band.shape[1::-1], band, "raw", "BGR", 0, 1)
+                    _store(transform.apply(colours), band)
+            return image
+    if file.mode in ("F", "I", "LAB"):
+        raise ImageUnreadable(_DAMAGED)
+    file.load()
+    if file.format == "PNG" and _PNG_END not in data:
+        # All pixels may be there, and what would prove it is not.
+        raise ImageUnreadable(_DAMAGED)
+    image = np.empty((file.height, file.width, 3), np.uint8)
+    top = 0
+    for band in _bands(image):
+        part = file.crop((0, top, file.width, top + len(band)))
+        _store(_flat(part, transform), band)
+        top += len(band)
     return image
 
 
-def _looks_filled(image: NDArray[Any]) -> bool:
-    """Whether the lowest blocks of a decoded JPEG are of the grey that stands for data that never came."""
-    value = int(image[-1, -1, 0])
-    return value in _JPEG_FILLINGS and bool((image[-8:] == value).all())
+def _bands(image: Image) -> list[Image]:
+    rows = max(1, _BAND_PIXELS // image.shape[1])
+    return [image[top : top + rows] for top in range(0, len(image), rows)]
 
 
-def _digest(image: NDArray[Any]) -> bytes:
-    return hashlib.blake2b(image.data).digest()
+def _store(colours: PillowImage.Image, band: Image) -> None:
+    cv2.cvtColor(np.asarray(colours), cv2.COLOR_RGB2BGR, dst=band)
 
 
-def _over_white(image: NDArray[Any], header: Header) -> NDArray[np.uint8]:
-    """Lay (h, w), (h, w, 3) or (h, w, 4) over white, as web pages and viewers do.
-
-    Colour under full transparency is what an editor left there, often black: dropping alpha would show it.
-    """
-    over_white = np.empty((*image.shape[:2], 3), np.uint8)
-    # Band by band, so that what lies between the two takes little memory.
-    for top in range(0, len(image), _BAND):
-        band = slice(top, top + _BAND)
-        over_white[band] = _band_over_white(image[band], header)
-    return over_white
-
-
-def _band_over_white(image: NDArray[Any], header: Header) -> NDArray[np.uint8]:
-    if header.hidden_grey is not None:
-        image = np.where(image == header.hidden_grey, np.iinfo(image.dtype).max, image)
-    if image.dtype == np.uint16:
-        image = cv2.convertScaleAbs(image, alpha=255 / (2**header.depth - 1))
-    if image.ndim == 2:
-        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-    if image.shape[2] == 4:
-        alpha = cv2.cvtColor(image[:, :, 3], cv2.COLOR_GRAY2BGR)
-        darkness = cv2.bitwise_not(cv2.cvtColor(image, cv2.COLOR_BGRA2BGR))
-        image = cv2.bitwise_not(cv2.multiply(darkness, alpha, dst=darkness, scale=1 / 255), dst=darkness)
-    return image
+def _flat(image: PillowImage.Image, transform: ImageCms.ImageCmsTransform | None) -> PillowImage.Image:
+    """Pixels of any mode as sRGB, laid over white where they are transparent, as web pages and viewers do."""
+    if image.mode.startswith("I;16"):
+        levels = np.asarray(image).astype(np.uint16)
+        levels[levels == image.info.get("transparency", -1)] = 65535
+        image = PillowImage.fromarray(cv2.convertScaleAbs(levels, alpha=255 / 65535))
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+    colours = image.convert("RGB" if transform is None else transform.input_mode)
+    if transform is not None:
+        colours = transform.apply(colours)
+    if alpha is None:
+        return colours
+    white = PillowImage.new("RGB", image.size, "white")
+    white.paste(colours, mask=alpha)
+    return white
 
 
-def _upright(image: NDArray[Any], orientation: int) -> NDArray[np.uint8]:
-    """Undo an EXIF orientation, 1 to 8."""
-    if orientation in (5, 7):
-        image = cv2.transpose(image)
+@lru_cache(maxsize=16)
+def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """What turns pixels of an ICC profile into sRGB; None where they are that already, or the profile is no use."""
+    if not profile or len(profile) > _MAX_PROFILE_BYTES:
+        return None
+    try:
+        transform = ImageCms.buildTransform(
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB"
+        )
+    except (ImageCms.PyCMSError, *_BROKEN):
+        return None
+    if mode != "CMYK":
+        # Profiles of sRGB differ in their bytes: what they do tells.
+        side = np.linspace(0, 255, 6).round().astype(np.uint8)
+        samples = np.stack(np.meshgrid(side, side, side), axis=-1).reshape(1, -1, 3)
+        colours = PillowImage.fromarray(samples).convert(mode)
+        change = np.asarray(transform.apply(colours)).astype(int) - np.asarray(colours.convert("RGB"))
+        if np.abs(change).max() <= 1:
+            return None
+    return transform
+
+
+def _orientation(file: PillowImage.Image) -> int:
+    """As EXIF numbers it, 1 to 8; 1, which is upright, where the EXIF data is missing or broken."""
+    try:
+        orientation = file.getexif().get(ExifTags.Base.Orientation)
+    except _BROKEN:
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _upright(image: Image, orientation: int) -> Image:
+    """Undo an EXIF orientation."""
     turn = {
         3: cv2.ROTATE_180,
         6: cv2.ROTATE_90_CLOCKWISE,
@@ -132,8 +263,9 @@ def _upright(image: NDArray[Any], orientation: int) -> NDArray[np.uint8]:
         8: cv2.ROTATE_90_COUNTERCLOCKWISE,
     }
     mirror = {2: 1, 4: 0}
+    turned: NDArray[Any] = cv2.transpose(image) if orientation in (5, 7) else image
     if orientation in turn:
-        image = cv2.rotate(image, turn[orientation])
+        turned = cv2.rotate(turned, turn[orientation])
     elif orientation in mirror:
-        image = cv2.flip(image, mirror[orientation])
-    return image
+        turned = cv2.flip(turned, mirror[orientation])
+    return turned
