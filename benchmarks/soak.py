@@ -17,7 +17,7 @@ from benchmarks.server import CONNECTIONS, Bench, service
 
 REQUESTS = 50_000
 FIRST = 5_000
-"""After so many the service has met everything once, and shall not grow any more."""
+"""After so many requests the service has seen every kind, and should not grow any more."""
 
 _STEP = 500
 # Samples whose median stands for the memory at a moment.

@@ -1,7 +1,7 @@
-"""What MkDocs fills into pages: what is known elsewhere in the project is read from there each time, never copied.
+"""Fill the pages of the documentation with what is known elsewhere in the project, so that nothing is copied by hand.
 
-A line `{{ name }}` or `{{ name argument; argument }}` of a page stands for what the function of that name returns,
-indented like it.
+A line `{{ name }}` or `{{ name argument; argument }}` of a page is replaced by what the function of that name returns,
+with the same indentation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MODELS = ROOT / "models"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add what lies elsewhere: the model cards with their plots, the project's own papers, the page's icon."""
+    """Add the files from elsewhere: the model cards with their plots, CONTRIBUTING and the like, the page's icon."""
     added = {str(path.relative_to(ROOT)): path for path in (*MODELS.glob("*.md"), *MODELS.glob("*/*.png"))}
     added |= {name.lower(): ROOT / name for name in ("SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md")}
     added["icon.svg"] = ROOT / "app/agegender/page/icon.svg"
@@ -43,7 +43,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-# Where links of the project's papers lead here.
+# Links in those files, and the pages that they lead to here.
 _LINKS = {
     "README.md#what-it-must-not-be-used-for": "privacy.md#what-it-must-not-be-used-for",
     "SECURITY.md": "security.md",
@@ -53,8 +53,8 @@ _LINKS = {
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """The page with all that is filled in; a name that there is none of fails the build."""
-    # Else the cards' tables in there would stay as they are.
+    """Return the page with everything filled in; an unknown name fails the build."""
+    # Without the attribute, tables inside would not be rendered.
     markdown = markdown.replace("<details>", "<details markdown>")
     markdown = re.sub(r"(?<=\]\()[^)]+", lambda link: _LINKS.get(link[0], link[0]), markdown)
     markdown = re.sub(r"^( *)\{\{ (\w+) ?(.*?) \}\}$", _filled_in, markdown, flags=re.MULTILINE)
@@ -73,11 +73,11 @@ def _filled_in(place: re.Match[str]) -> str:
 
 
 def settings() -> str:
-    """Every setting with its environment variable, its default where that is a plain one, and its meaning."""
+    """Every setting with its environment variable, its default if that is a constant, and its meaning."""
     rows = []
     for name, field in Settings.model_fields.items():
         default = code(field.default) if isinstance(field.default, (str, int, float, Path)) else ""
-        # In one cell: a telephone has no room for three.
+        # Two columns: three do not fit on a phone.
         rows.append((f"`{ENV_PREFIX}{name.upper()}`" + (default and f"<br>{default}"), field.description))
     return table(("variable, default", "meaning"), rows)
 
@@ -89,14 +89,14 @@ def file(path: str) -> str:
 
 
 def console(command: str) -> str:
-    """A command with what it prints, here and now."""
+    """A command with its output, run when the site is built."""
     return f"```console\n$ .venv/bin/{command}\n{_output(command)}```"
 
 
 def answer() -> str:
-    """What the service answers to the example photograph."""
-    (said,) = json.loads(_output("agegender predict --json examples/astronaut.jpg"))
-    return f"```json\n{written(said['prediction'])}\n```"
+    """The answer to the example photograph."""
+    (result,) = json.loads(_output("agegender predict --json examples/astronaut.jpg"))
+    return f"```json\n{written(result['prediction'])}\n```"
 
 
 @cache
@@ -113,12 +113,12 @@ def _output(command: str) -> str:
 
 
 def docstring(name: str) -> str:
-    """What the code itself says of a module, a class or a function, by its full name; it is Markdown enough."""
+    """The docstring of a module, a class or a function, by its full name."""
     return str(inspect.getdoc(pkgutil.resolve_name(name)))
 
 
 def commands(program: str) -> str:
-    """What `program` can do: each command with its arguments and options. Those of serve are the settings."""
+    """Each command of `program` with its arguments and options; those of serve are the settings."""
     parts = []
     group: Any = typer.main.get_command(_PROGRAMS[program])
     for name, command in group.commands.items():
@@ -146,16 +146,20 @@ def _parameter(parameter: Any) -> tuple[str, str, str]:
     name = ", ".join(parameter.opts)
     if parameter.param_type_name == "argument":
         name = (parameter.metavar or parameter.name.upper()) + ("..." if parameter.nargs == -1 else "")
-    # A switch is off unless it is given; other defaults that are not plain are what the meaning says.
+    # A switch is off by default; the meaning explains defaults that are not constants.
     default = parameter.default if type(parameter.default) in (str, int, float, type(ROOT)) else ""
     return code(name), code(default), parameter.help
 
 
 def models() -> str:
-    """How well each model did on faces that it had never seen, out of its metadata."""
-    told = [json.loads(card.with_suffix(".json").read_text()) for card in sorted(MODELS.glob("*.md"))]
-    rows = [(what, *(said(model, model["metrics"]) for model in told)) for what, said in _FIGURES.items()]
-    return table(("", *(f"[{model['title']}](models/{model['id']}.md)" for model in told)), rows, right=True)
+    """The figures of each model on the test faces, from its metadata."""
+    models = [json.loads(card.with_suffix(".json").read_text()) for card in sorted(MODELS.glob("*.md"))]
+    rows = [
+        (name, *(figure(model, model["metrics"]) for model in models)) for name, figure in _FIGURES.items()
+    ]
+    return table(
+        ("", *(f"[{model['title']}](models/{model['id']}.md)" for model in models)), rows, right=True
+    )
 
 
 def _percent(name: str) -> Callable[[Any, dict[str, float]], str]:
@@ -166,7 +170,7 @@ def _percent(name: str) -> Callable[[Any, dict[str, float]], str]:
     )
 
 
-# What is told of each model, from its metadata and from the metrics in there.
+# The figures of each model, from its metadata and the metrics in it.
 _FIGURES: dict[str, Callable[[dict[str, Any], dict[str, float]], str]] = {
     "age, mean absolute error": lambda _, m: (
         f"{m['age_mae']:.2f} years ({m['age_mae_low']:.2f}-{m['age_mae_high']:.2f})"
@@ -189,7 +193,7 @@ _FIGURES: dict[str, Callable[[dict[str, Any], dict[str, float]], str]] = {
 
 
 def card(model_id: str, heading: str) -> str:
-    """What a model's card has under `heading`, one of its own, without its plots."""
+    """The section `heading` of a model's card, without its plots."""
     text = (MODELS / f"{model_id}.md").read_text()
     match = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|^<details>|\Z)", text, re.MULTILINE | re.DOTALL)
     if match is None:

@@ -311,12 +311,12 @@ class Upload:
             self._connection.putheader(name, value)
         self._connection.endheaders()
         if wait:
-            said = b""
-            while not said.endswith(b"\r\n\r\n"):
+            received = b""
+            while not received.endswith(b"\r\n\r\n"):
                 byte = self._connection.sock.recv(1)
-                assert byte, said
-                said += byte
-            assert said == b"HTTP/1.1 100 Continue\r\n\r\n"
+                assert byte, received
+                received += byte
+            assert received == b"HTTP/1.1 100 Continue\r\n\r\n"
 
     def send(self, data: bytes) -> None:
         self._connection.send(data)

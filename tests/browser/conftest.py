@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from helpers import PATIENCE, Server
-from looking import NAME_OF_LOOPBACK
+from screen import NAME_OF_LOOPBACK
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from helpers import ASTRONAUT, GRACE_HOPPER, Server, png, side_by_side
-from looking import card, choose, estimates, screen_pixels, shown_boxes, shown_estimates, status
+from screen import card, choose, estimates, screen_pixels, shown_boxes, shown_estimates, status
 
 pytest.importorskip("playwright.sync_api", reason="needs Playwright: it is in requirements/dev.txt")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
@@ -117,8 +117,8 @@ def test_a_screen_reader_hears_what_there_is_to_see(page: Page, server: Server) 
     expect(status(page)).to_have_text("1 photograph done, 2 faces found")
     faces = [
         line
-        for said in estimates(answer)
-        for line in ["    - listitem:", *(f"      - paragraph: {text}" for text in said)]
+        for face in estimates(answer)
+        for line in ["    - listitem:", *(f"      - paragraph: {text}" for text in face)]
     ]
     expect(card(page, "both.png")).to_match_aria_snapshot(
         "\n".join(

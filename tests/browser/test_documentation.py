@@ -81,11 +81,11 @@ def test_the_module_of_the_examples_asks_from_a_page_of_another_origin(
         assert len(answer["faces"]) == 1
         served = service.predict(ASTRONAUT.read_bytes()).json()
         assert without_timings(answer) == without_timings(served)
-        said = page.evaluate(
+        message = page.evaluate(
             """async (service) => {
                 const { predict } = await import("./agegender.mjs");
                 return predict(new Blob(["no photograph"]), service).catch((error) => error.message);
             }""",
             service.url,
         )
-        assert "Send a JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP file." in said
+        assert "Send a JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP file." in message

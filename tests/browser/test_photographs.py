@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from helpers import ASTRONAUT, GRACE_HOPPER, Server, grey, jpeg, pixels, png, side_by_side, turned
-from looking import (
+from screen import (
     FOUND_BY,
     card,
     choose,

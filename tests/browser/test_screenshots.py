@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ASTRONAUT, GRACE_HOPPER, ROOT, YUNET_OPTIONS, Server, serving
-from looking import choose, status
+from screen import choose, status
 
 pytest.importorskip("playwright.sync_api", reason="needs Playwright: it is in requirements/dev.txt")
 from PIL import Image

@@ -9,7 +9,7 @@ import pytest
 from agegender.answers import Problem
 from agegender.api import problems
 from helpers import ASTRONAUT, Server
-from looking import NAME_OF_LOOPBACK, card, choose, shown_boxes, status
+from screen import NAME_OF_LOOPBACK, card, choose, shown_boxes, status
 
 pytest.importorskip("playwright.sync_api", reason="needs Playwright: it is in requirements/dev.txt")
 from playwright.sync_api import BrowserContext, Page, Route, expect

@@ -38,16 +38,16 @@ def ask() -> str | None:
         }.items():
             connection.putheader(name, value)
         connection.endheaders()
-        said = b""
-        while not said.endswith(b"\r\n\r\n"):
+        received = b""
+        while not received.endswith(b"\r\n\r\n"):
             byte = connection.sock.recv(1)
             if not byte:
                 return None
-            said += byte
+            received += byte
     except OSError:
         return None
-    if not said.startswith(b"HTTP/1.1 100 "):
-        return said.split()[1].decode()
+    if not received.startswith(b"HTTP/1.1 100 "):
+        return received.split()[1].decode()
     try:
         connection.send(photograph)
         response = connection.getresponse()

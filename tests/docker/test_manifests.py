@@ -35,9 +35,9 @@ def validator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_manifest_keeps_to_the_published_schemas(validator: Path) -> None:
-    said = run("sh", "-c", f"{validator} --strict {MANIFEST} 2>&1")
+    output = run("sh", "-c", f"{validator} --strict {MANIFEST} 2>&1")
     for resource in ("deployment", "service", "horizontalpodautoscaler", "poddisruptionbudget"):
-        assert f"passed for resource {resource}/agegender" in said
+        assert f"passed for resource {resource}/agegender" in output
 
 
 def test_the_validator_sees_mistakes(validator: Path, tmp_path: Path) -> None:

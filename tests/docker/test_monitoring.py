@@ -90,9 +90,9 @@ def test_whatever_is_asked_for_is_counted(asked: Server) -> None:
 @needs_prometheus
 def test_prometheus_finds_nothing_to_say(tmp_path: Path) -> None:
     shutil.copytree(MONITORING, tmp_path, dirs_exist_ok=True)
-    said = run("promtool", "check", "config", "--lint=all", "--lint-fatal", tmp_path / "prometheus.yml")
-    assert f"SUCCESS: {tmp_path / 'prometheus.yml'} is valid" in said
-    assert "SUCCESS: 3 rules found" in said
+    output = run("promtool", "check", "config", "--lint=all", "--lint-fatal", tmp_path / "prometheus.yml")
+    assert f"SUCCESS: {tmp_path / 'prometheus.yml'} is valid" in output
+    assert "SUCCESS: 3 rules found" in output
 
 
 UP = 'up{job="agegender", instance="agegender:8000"}'

@@ -29,15 +29,15 @@ def plain(description: str) -> str:
 
 
 def test_every_route_is_described_with_its_parameters(site: Path) -> None:
-    said = text(site / "http.html")
+    shown = text(site / "http.html")
     paths = create_app(Settings()).openapi()["paths"]
     assert {"/predict", "/models", "/metrics"} <= paths.keys()
     for path, methods in paths.items():
         for method, route in methods.items():
-            assert f"{method.upper()} {path}" in said
+            assert f"{method.upper()} {path}" in shown
             for parameter in route.get("parameters", []):
-                assert re.search(rf"\b{parameter['name']}\b", said)
-                assert plain(parameter.get("description", "")) in said
+                assert re.search(rf"\b{parameter['name']}\b", shown)
+                assert plain(parameter.get("description", "")) in shown
 
 
 def test_every_problem_is_there_and_says_what_to_do(site: Path) -> None:
@@ -50,19 +50,19 @@ def test_every_problem_is_there_and_says_what_to_do(site: Path) -> None:
 
 
 def test_every_setting_is_there_with_its_default_and_meaning(site: Path) -> None:
-    said = text(site / "settings.html")
+    shown = text(site / "settings.html")
     for name, field in Settings.model_fields.items():
         default = field.default if isinstance(field.default, (str, int, float, Path)) else ""
         row = " ".join(f"AGEGENDER_{name.upper()} {default} {plain(str(field.description))}".split())
-        assert row in said
+        assert row in shown
 
 
 def test_figures_are_those_of_the_models(site: Path) -> None:
-    said = text(site / "choosing.html")
+    shown = text(site / "choosing.html")
     for metadata in (ROOT / "models").glob("*.json"):
         metrics = json.loads(metadata.read_text())["metrics"]
-        assert f"{metrics['age_mae']:.2f} years" in said
-        assert f"{metrics['gender_accuracy']:.1%}" in said
+        assert f"{metrics['age_mae']:.2f} years" in shown
+        assert f"{metrics['gender_accuracy']:.1%}" in shown
         assert f"models/{metadata.stem}.html" in (site / "choosing.html").read_text()
         card = site / f"models/{metadata.stem}.html"
         assert f"{metrics['n']:,} test faces of UTKFace" in text(card)
@@ -71,7 +71,7 @@ def test_figures_are_those_of_the_models(site: Path) -> None:
 
 
 def test_every_metric_and_every_alert_is_explained(site: Path, server: Server) -> None:
-    said = text(site / "production.html")
+    shown = text(site / "production.html")
     metrics = re.findall(
         r"^# TYPE (agegender_\w+)(?<!_created) ", server.client.get("/metrics").text, re.MULTILINE
     )
@@ -79,25 +79,25 @@ def test_every_metric_and_every_alert_is_explained(site: Path, server: Server) -
     assert len(metrics) > 8
     assert len(alerts) >= 3
     for name in (*metrics, *alerts):
-        assert re.search(rf"\b{name}\b", said), name
+        assert re.search(rf"\b{name}\b", shown), name
 
 
 def test_every_command_is_described(site: Path) -> None:
-    said = text(site / "command-line.html")
+    shown = text(site / "command-line.html")
     for program, commands in (
         ("agegender", ("serve", "predict", "score", "models", "fetch-detector", "doctor")),
         ("python -m training", ("prepare", "train", "calibrate", "export", "evaluate", "evaluate-service")),
     ):
         for command in commands:
-            assert f"{program} {command} [OPTIONS]" in said
+            assert f"{program} {command} [OPTIONS]" in shown
 
 
 def test_the_programs_of_the_examples_are_shown_as_they_are(site: Path) -> None:
-    said = text(site / "programs.html") + text(site / "library.html")
+    shown = text(site / "programs.html") + text(site / "library.html")
     programs = [path for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".mjs", ".sh")]
     assert len(programs) == 6
     for program in programs:
-        assert " ".join(program.read_text().split()) in said
+        assert " ".join(program.read_text().split()) in shown
 
 
 def test_pages_load_nothing_from_elsewhere(site: Path) -> None:

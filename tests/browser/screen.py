@@ -1,4 +1,4 @@
-"""What a person does with the page, and sees of it."""
+"""What tests of the page share: choosing photographs, and reading what the page shows."""
 
 from __future__ import annotations
 
