@@ -33,12 +33,13 @@ def too_many_pixels() -> dict[str, bytes]:
 
 def costly_headers() -> dict[str, bytes]:
     """Files that would keep their reader busy before any pixel is decoded, or in passes over the same pixels."""
-    jpeg, progressive, image = FILES["JPEG"], FILES["progressive JPEG"], FILES["PNG"]
+    jpeg, image = FILES["JPEG"], FILES["PNG"]
+    progressive = encode("JPEG", Image.new("RGB", (4000, 3000)), progressive=True)
     scan = progressive.rindex(b"\xff\xda")
     many = 400_000
     return {
         "JPEG of many segments": jpeg[:2] + b"\xff\xe1\0\x0aExif\0\0ab" * many + jpeg[2:],
-        "JPEG of many scans": progressive[:scan] + progressive[scan:-2] * 20_000 + b"\xff\xd9",
+        "JPEG of many scans": progressive[:scan] + progressive[scan:-2] * 200 + b"\xff\xd9",
         "PNG of many chunks": image[:33] + png_chunk(b"tEXt", b"a\0b") * many + image[33:],
         "PNG of empty data": image[:33] + png_chunk(b"IDAT", b"") * many + image[33:],
         "PNG of large texts": image[:33]

@@ -36,7 +36,9 @@ DEFAULT_MAX_MEMORY = 400_000_000
 
 # What Pillow may read beside JPEG; its other plugins (EPS, PSD, ...) are never tried.
 _FORMATS = ("PNG", "WEBP", "AVIF", "HEIF", "GIF", "TIFF", "BMP")
+# There are as many workers as cores: an image is decoded on one thread.
 pillow_heif.register_heif_opener(decode_threads=1)
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Pillow warns of broken metadata, which are no concern of ours, in words that differ with every file.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -78,6 +80,7 @@ _COLOURS = dict.fromkeys(("1", "L", "LA", "I;16", "I;16B", "I;16L"), "L") | {"CM
 _BAND_PIXELS = 2**16
 _MAX_PROFILE_BYTES = 4 * 2**20
 _START_OF_SCAN = b"\xff\xda"
+_MAX_SCANS = 50
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -155,13 +158,13 @@ def _keeps_coefficients(file: JpegImageFile, data: bytes) -> bool:
     """Whether a JPEG has several scans, which a decoder collects in memory, 16 bits a sample."""
     assert file.fp is not None  # noqa: S101
     end = file.fp.tell()  # of the first scan's header
-    # Each scan is a pass over the whole image. Of random bytes behind the image, such as a film, one pair in 65,536
-    # looks like the start of one.
-    if data.count(_START_OF_SCAN, end) > 200 + len(data) // 2**15:
-        raise ImageUnreadable(_DAMAGED)
     length = 6 + 2 * file.layers
     header_of_all = _START_OF_SCAN + struct.pack(">HB", length, file.layers)
-    return "progressive" in file.info or not data.startswith(header_of_all, end - length - 2)
+    several = "progressive" in file.info or not data.startswith(header_of_all, end - length - 2)
+    # Each is a pass over all of the image: encoders write about ten, and thousands of empty ones fit into a small file.
+    if several and data.count(_START_OF_SCAN, end) > _MAX_SCANS:
+        raise ImageUnreadable(_DAMAGED)
+    return several
 
 
 def _read(file: ImageFile.ImageFile, data: bytes) -> Image:
