@@ -13,7 +13,7 @@ import pytest
 from engine import Compose, Container, docker, running, wait_until
 from helpers import ASTRONAUT, GRACE_HOPPER, ROOT, YUNET, YUNET_OPTIONS, jpeg, serving, without_timings
 
-MAX_SIZE = 450e6
+MAX_SIZE = 500e6
 SHIPPED = sorted((ROOT / "models").glob("*.onnx"))
 
 
@@ -105,7 +105,7 @@ def test_it_runs_as_nobody_with_no_power(service: Container) -> None:
 
 def test_its_memory_and_processors_are_limited(service: Container) -> None:
     limits = service.inspect()["HostConfig"]
-    assert (limits["Memory"], limits["NanoCpus"], limits["PidsLimit"]) == (2**30, 2 * 10**9, 128)
+    assert (limits["Memory"], limits["NanoCpus"], limits["PidsLimit"]) == (1200 * 2**20, 2 * 10**9, 128)
 
 
 def test_it_listens_on_one_port_and_one_is_published(service: Container) -> None:
