@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers import YUNET_OPTIONS, Server, build_site, serving
-from tiny_models import metadata, put_model, tiny_onnx
+from tiny_models import put_model, tiny_onnx
 
 
 def pytest_configure() -> None:
@@ -49,17 +48,10 @@ KEYS = ("first-key-of-the-test", "second-key-of-the-test")
 
 @pytest.fixture(scope="session")
 def bare_server(tmp_path_factory: pytest.TempPathFactory, empty_cache: Path) -> Iterator[Server]:
-    """Keys are set; neither YuNet nor TensorFlow is there, and so the .keras file of `fresh` cannot run."""
-    folder = tmp_path_factory.mktemp("with-keras")
+    """One model, keys, and no YuNet."""
+    folder = tmp_path_factory.mktemp("one-model")
     put_model(folder, "age_gender_B")
-    (folder / "fresh.keras").write_bytes(b"a network")
-    (folder / "fresh.json").write_text(json.dumps(metadata("fresh", b"a network")))
-    hidden = tmp_path_factory.mktemp("hidden")
-    (hidden / "tensorflow.py").write_text("raise ImportError('hidden by the test')")
-    path = os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")])
-    with serving(
-        folder, empty_cache, "--workers=1", AGEGENDER_API_KEYS=", ".join(KEYS), PYTHONPATH=path
-    ) as running:
+    with serving(folder, empty_cache, "--workers=1", AGEGENDER_API_KEYS=", ".join(KEYS)) as running:
         yield running
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 import typer
 from agegender.inference import detector_file
 from agegender.inference.detector_file import DetectorFileError
-from agegender.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
+from agegender.inference.variants import ModelsInvalid, UnknownModel, load_catalogue
 from agegender.inference.yunet import YuNet
 from agegender.vision.detect import Haar
 from rich.console import Console
@@ -81,7 +81,7 @@ def _in_one_sentence(command: Callable[P, None]) -> Callable[P, None]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except (TrainingError, DetectorFileError, ModelsInvalid, ModelUnavailable, UnknownModel) as error:
+        except (TrainingError, DetectorFileError, ModelsInvalid, UnknownModel) as error:
             _fail(error)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -294,7 +294,7 @@ def evaluate(
     catalogue = load_catalogue(models)
     variant = catalogue[model_id.value].variant
     measured = evaluate.measure(
-        catalogue.session(variant.id), variant.age_estimate, variant.age_interval, data.load(cache)
+        catalogue[variant.id].session, variant.age_estimate, variant.age_interval, data.load(cache)
     )
     evaluate.store(measured, models / variant.id)
     if as_json:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from agegender.inference.ages import AgeEstimate, AgeInterval, read_ages
-from agegender.inference.session import Session
+from agegender.inference.session import OnnxSession
 from numpy.typing import NDArray
 from rich.progress import track
 
@@ -76,7 +76,7 @@ class Outcome:
 
 
 def run(
-    session: Session, estimate: AgeEstimate, interval: AgeInterval, faces: Faces, rows: NDArray[np.int64]
+    session: OnnxSession, estimate: AgeEstimate, interval: AgeInterval, faces: Faces, rows: NDArray[np.int64]
 ) -> Outcome:
     """Put the crops of `rows` through `session`, read as the service reads them."""
     starts = track(range(0, len(rows), 64), "Evaluating", transient=True)
@@ -260,7 +260,9 @@ def store(measured: Sequence[Measured], folder: Path) -> None:
         raise TrainingError(f"{folder / EVALUATION_FILE} cannot be written ({error.strerror}).") from error
 
 
-def measure(session: Session, estimate: AgeEstimate, interval: AgeInterval, faces: Faces) -> list[Measured]:
+def measure(
+    session: OnnxSession, estimate: AgeEstimate, interval: AgeInterval, faces: Faces
+) -> list[Measured]:
     """Every figure on the test split of each data set that `faces` holds. Raises TrainingError where it holds none."""
     result = []
     for dataset, measures in MEASURES.items():

@@ -162,7 +162,6 @@ _MODEL: dict[str, Any] = {
     "created": "2026-01-02T03:04:05Z",
     "metrics": {"age_mae": 4.4, "gender_accuracy": 0.94, "n": 2100},
     "loaded": True,
-    "unavailable": None,
 }
 
 
@@ -194,7 +193,6 @@ class ModelAnswer(BaseModel):
     created: AwareDatetime
     metrics: ModelMetrics
     loaded: bool = Field(description="Whether it runs here.")
-    unavailable: str | None = Field(description="Why it does not run here; else null.")
 
 
 class ModelsAnswer(BaseModel):

@@ -24,7 +24,7 @@ from agegender.api.traces import Traced, Traces, TracesUnavailable
 from agegender.inference.detector_file import DetectorFileError
 from agegender.inference.pipeline import Pipeline
 from agegender.inference.pool import Pool
-from agegender.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
+from agegender.inference.variants import ModelsInvalid, UnknownModel, load_catalogue
 from agegender.inference.yunet import YuNet
 from agegender.settings import Settings, listed
 from agegender.vision.detect import CascadeMissing
@@ -35,7 +35,6 @@ CANNOT_START = (
     CascadeMissing,
     DetectorFileError,
     ModelsInvalid,
-    ModelUnavailable,
     TracesUnavailable,
     UnknownModel,
 )
@@ -124,7 +123,7 @@ def start(settings: Settings) -> Service:
     """
     catalogue = load_catalogue(settings.models)
     try:
-        catalogue.session(settings.default_model)
+        catalogue[settings.default_model]
     except UnknownModel as error:
         raise UnknownModel(
             f"The default model {settings.default_model} is none of those in {settings.models}. {error} "

@@ -8,7 +8,7 @@ from typing import Unpack
 from agegender.answers import Prediction
 from agegender.inference.detector_file import DetectorFileError
 from agegender.inference.pipeline import DetectorUnavailable, Pipeline
-from agegender.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
+from agegender.inference.variants import ModelsInvalid, UnknownModel, load_catalogue
 from agegender.inference.yunet import YuNet
 from agegender.inputs import Channels, Options, Photograph, PredictQuery, file_or_pixels
 from agegender.settings import Settings
@@ -19,7 +19,6 @@ __all__ = [
     "DetectorUnavailable",
     "ImageTooLarge",
     "ImageUnreadable",
-    "ModelUnavailable",
     "ModelsInvalid",
     "Predictor",
     "UnknownModel",
@@ -50,7 +49,7 @@ class Predictor:
         """Estimate age and gender of the faces in one photograph: a path, the bytes of a file, or an array.
 
         An array needs `channels`, the order of its colours. Raises ImageUnreadable, ImageTooLarge, UnknownModel,
-        ModelUnavailable, DetectorUnavailable, OSError where a file cannot be read, and ValueError or TypeError for an
+        DetectorUnavailable, OSError where a file cannot be read, and ValueError or TypeError for an
         invalid option or array.
         """
         query = PredictQuery(**options)

@@ -254,7 +254,6 @@ def test_what_is_not_installed_is_a_problem_of_the_batch(bare_server: Server, ke
     images, key = [("one.png", IMAGE), ("notes.txt", b"text")], {"X-API-Key": keys[1]}
     answer = ask(bare_server, images, key, detector="yunet")
     assert "use auto or haar" in check_problem(answer, 422, "detector-unavailable", "/predict/batch")
-    check_problem(ask(bare_server, images, key, model="fresh"), 422, "model-unavailable", "/predict/batch")
     assert [*ask(bare_server, images, key).json()["results"][0]["prediction"]["faces"]] == []
 
 

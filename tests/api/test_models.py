@@ -16,16 +16,5 @@ def test_models_are_listed_with_all_that_is_known_of_them(server: Server, models
     for model in listing["models"]:
         known = metadata(model["id"], (models_folder / f"{model['id']}.onnx").read_bytes())
         del known["age_interval"]
-        assert model == {**known, "loaded": True, "unavailable": None}
+        assert model == {**known, "loaded": True}
         assert server.client.get(f"/models/{model['id']}").json() == model
-
-
-def test_a_model_that_cannot_run_here_is_listed_with_the_reason(
-    bare_server: Server, keys: tuple[str, str]
-) -> None:
-    listing = bare_server.client.get("/models", headers={"X-API-Key": keys[0]}).json()
-    assert listing["detector"] == "haar"
-    assert [(model["id"], model["loaded"], model["unavailable"]) for model in listing["models"]] == [
-        ("age_gender_B", True, None),
-        ("fresh", False, "TensorFlow, which runs a .keras file, is not installed"),
-    ]

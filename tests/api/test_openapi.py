@@ -99,7 +99,6 @@ def test_every_problem_has_a_type_of_its_own_under_predict(document: dict[str, A
         "internal-error",
         "media-type-unsupported",
         "method-not-allowed",
-        "model-unavailable",
         "model-unknown",
         "multipart-invalid",
         "overloaded",

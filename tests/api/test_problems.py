@@ -198,18 +198,6 @@ def test_a_method_that_a_path_does_not_take_is_a_405_that_lists_those_it_takes(
     assert answer.headers["allow"] == allowed
 
 
-def test_a_model_that_cannot_run_here_is_a_422_that_says_why(
-    bare_server: Server, keys: tuple[str, str]
-) -> None:
-    answer = bare_server.client.post(
-        "/predict?model=fresh", content=IMAGE, headers={"Content-Type": "image/png", "X-API-Key": keys[0]}
-    )
-    detail = check_problem(answer, 422, "model-unavailable")
-    assert detail == (
-        "The model fresh is listed but cannot run here: TensorFlow, which runs a .keras file, is not installed."
-    )
-
-
 def test_a_connection_serves_on_after_a_refusal(server: Server) -> None:
     with httpx.Client(base_url=server.url, trust_env=False, limits=httpx.Limits(max_connections=1)) as client:
         for _ in range(3):

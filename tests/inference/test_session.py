@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from agegender.inference.ages import expectation
-from agegender.inference.session import KerasSession, OnnxSession, SessionInvalid
+from agegender.inference.session import OnnxSession, SessionInvalid
 from tiny_models import FLOAT, tiny_onnx
 
 
@@ -73,46 +73,6 @@ def test_a_session_may_be_shared_by_threads(tmp_path: Path) -> None:
 def test_a_file_that_breaks_the_contract_is_refused(tmp_path: Path, model: bytes, complaint: str) -> None:
     with pytest.raises(SessionInvalid, match=complaint):
         session(tmp_path, model)
-
-
-def keras_model(path: Path, *, as_list: bool = False, probabilities: bool = True) -> None:
-    """The same as `tiny_onnx`, as a .keras file, with gender as a column."""
-    keras = pytest.importorskip("keras", reason="needs the train extra")
-    pytest.importorskip("tensorflow", reason="needs the train extra")
-    layers = keras.layers
-    image = keras.Input((128, 128, 3), name="image")
-    brightness = layers.Reshape((1,))(
-        layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 3)(image)[..., :1] * 3)
-    )
-    age = layers.Dense(101, activation="softmax" if probabilities else None, name="age")
-    gender = layers.Dense(1, activation="sigmoid", name="gender")
-    outputs = {"age": age(brightness), "gender": gender(brightness)}
-    years = np.arange(101)
-    age.set_weights([(years * 100 / 255 / 4)[np.newaxis], -(years**2) / 8])
-    gender.set_weights([np.ones((1, 1)), np.array([-127.5])])
-    keras.Model(image, [outputs["age"], outputs["gender"]] if as_list else outputs).save(path)
-
-
-@pytest.mark.parametrize("as_list", [False, True], ids=["dict", "list"])
-def test_a_keras_file_answers_as_its_export_does(tmp_path: Path, as_list: bool) -> None:
-    path = tmp_path / "model.keras"
-    keras_model(path, as_list=as_list)
-    crops = grey(51, 102, 204)
-    age, male = KerasSession(path).run(crops)
-    assert age.dtype == male.dtype == np.float32
-    exported_age, exported_male = session(tmp_path, tiny_onnx()).run(crops)
-    assert age == pytest.approx(exported_age, abs=1e-4)
-    assert male == pytest.approx(exported_male, abs=1e-4)
-
-
-def test_a_keras_file_that_breaks_the_contract_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "model.keras"
-    keras_model(path, probabilities=False)
-    with pytest.raises(SessionInvalid, match="no probabilities"):
-        KerasSession(path)
-    path.write_bytes(b"junk")
-    with pytest.raises(SessionInvalid, match="not a model that Keras can load"):
-        KerasSession(path)
 
 
 def test_running_a_model_leaves_nothing_in_the_users_folders(tmp_path: Path) -> None:

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from agegender.inference.ages import expectation
-from agegender.inference.variants import ModelsInvalid, ModelUnavailable, UnknownModel, load_catalogue
+from agegender.inference.variants import ModelsInvalid, UnknownModel, load_catalogue
 from tiny_models import NORMAL_INTERVAL, metadata, put_model, tiny_onnx
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -21,7 +20,7 @@ def test_every_model_of_the_folder_is_there_by_its_id(tmp_path: Path) -> None:
     catalogue = load_catalogue(tmp_path)
     assert [model.variant.id for model in catalogue] == ["alpha", "zeta"]
     assert catalogue["zeta"].variant.metrics.age_mae == 4.2
-    age, _ = catalogue.session("zeta").run(np.full((1, 128, 128, 3), 102, np.uint8))
+    age, _ = catalogue["zeta"].session.run(np.full((1, 128, 128, 3), 102, np.uint8))
     assert expectation(age)[0] == pytest.approx(40, abs=0.01)
 
 
@@ -44,7 +43,7 @@ def test_an_unknown_id_names_those_that_there_are(tmp_path: Path) -> None:
     put_model(tmp_path, "two")
     catalogue = load_catalogue(tmp_path)
     with pytest.raises(UnknownModel, match=r"^There is no such model; there are: one, two\.$"):
-        catalogue.session("three")
+        catalogue["three"]
 
 
 def sentence(folder: Path) -> str:
@@ -132,40 +131,16 @@ def test_metadata_that_is_no_json_object_is_said_so(tmp_path: Path, text: bytes)
     assert "tiny.json is not valid metadata" in sentence(tmp_path)
 
 
-def test_a_keras_file_without_tensorflow_is_listed_with_the_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "tensorflow", None)  # as if it were not installed
-    put_model(tmp_path, "exported")
-    (tmp_path / "fresh.keras").write_bytes(b"a network")
-    (tmp_path / "fresh.json").write_text(json.dumps(metadata("fresh", b"a network")))
-    catalogue = load_catalogue(tmp_path)
-    fresh = catalogue["fresh"]
-    assert fresh.session is None
-    assert fresh.unavailable == "TensorFlow, which runs a .keras file, is not installed"
-    with pytest.raises(ModelUnavailable, match=r"fresh is listed but cannot run here: TensorFlow"):
-        catalogue.session("fresh")
-    assert catalogue["exported"].session is not None
-
-
-def test_a_keras_file_is_checked_by_its_digest(tmp_path: Path) -> None:
-    (tmp_path / "fresh.keras").write_bytes(b"another network")
-    (tmp_path / "fresh.json").write_text(json.dumps(metadata("fresh", b"a network")))
-    assert "fresh.keras is not the file that fresh.json describes" in sentence(tmp_path)
-
-
-def test_the_export_is_served_where_the_keras_file_lies_beside_it(tmp_path: Path) -> None:
+def test_the_file_for_training_may_lie_beside_the_export(tmp_path: Path) -> None:
     put_model(tmp_path)
     (tmp_path / "tiny.keras").write_bytes(b"not looked at")
     model = load_catalogue(tmp_path)["tiny"]
-    assert model.session is not None
     assert model.variant.sha256 == hashlib.sha256((tmp_path / "tiny.onnx").read_bytes()).hexdigest()
 
 
 @pytest.mark.skipif(not list(MODELS.glob("*.json")), reason="models/ holds no model yet")
 def test_the_models_that_are_shipped_load() -> None:
     for model in load_catalogue(MODELS):
-        assert model.session is not None, model.unavailable
         age, male = model.session.run(np.zeros((21, 128, 128, 3), np.uint8))
         assert age.shape == (21, 101)
         assert male.shape == (21,)

@@ -282,7 +282,7 @@ def test_the_export_is_a_model_that_the_service_takes(exported: Workshop) -> Non
     assert variant.parameters <= 6_000_000
     faces = data.load(exported.cache)
     crops = np.array(faces.crops[faces.indices("test")])
-    age, male = catalogue.session(KEY).run(crops)
+    age, male = catalogue[KEY].session.run(crops)
     assert age.sum(axis=1) == pytest.approx(1, abs=1e-4)
     assert ((male > 0) & (male < 1)).all()
     network, calibrated = export.calibrated(exported.run, faces)

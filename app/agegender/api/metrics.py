@@ -61,7 +61,7 @@ class Metrics:
             "agegender_model_loaded", "Whether a model is loaded.", ("model",), registry=self._registry
         )
         for model in service.catalogue:
-            loaded.labels(model.variant.id).set(model.session is not None)
+            loaded.labels(model.variant.id).set(1)
         self._registry.register(_Load(service))
 
     def text(self) -> bytes:

@@ -52,6 +52,5 @@ def _answer(model: Model) -> ModelAnswer:
     return ModelAnswer(
         **described,
         metrics=model.variant.metrics,
-        loaded=model.session is not None,
-        unavailable=model.unavailable,
+        loaded=True,
     )

@@ -79,7 +79,6 @@ _WHATEVER_IS_SENT = (
     problems.METHOD_NOT_ALLOWED,
     problems.PARAMETER_INVALID,
     problems.DETECTOR_UNAVAILABLE,
-    problems.MODEL_UNAVAILABLE,
     problems.OVERLOADED,
     problems.QUEUE_TIMEOUT,
     problems.SHUTTING_DOWN,
@@ -195,9 +194,9 @@ def _json(answer: BaseModel) -> Response:
 
 
 def _options(request: Request, query: PredictQuery, service: Service) -> dict[str, Any]:
-    """What `Pipeline.predict` is asked for, which is logged. Raises UnknownModel or ModelUnavailable."""
+    """Return the arguments of `Pipeline.predict`, and log them. Raises UnknownModel."""
     model = service.default_model if query.model is None else query.model
-    service.catalogue.session(model)  # before an image travels for nothing; and no other name is logged
+    service.catalogue[model]  # before the image is read; only names of models that exist are logged
     request.state.noted.update(model=model, detector=query.detector)
     return {**query.model_dump(), "model": model}
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agegender.answers import Problem
 from agegender.inference.pipeline import DetectorUnavailable
 from agegender.inference.pool import Overloaded, QueueTimeout, ShuttingDown
-from agegender.inference.variants import ModelUnavailable, UnknownModel
+from agegender.inference.variants import UnknownModel
 from agegender.vision.decode import ImageTooLarge, ImageUnreadable
 
 MEDIA_TYPE = "application/problem+json"
@@ -102,12 +102,6 @@ DETECTOR_UNAVAILABLE = Kind(
     "Detector not installed",
     "The detector yunet is not installed here: use auto or haar.",
 )
-MODEL_UNAVAILABLE = Kind(
-    "model-unavailable",
-    422,
-    "Model not loaded",
-    "The model age_gender_C is listed but cannot run here: TensorFlow, which runs a .keras file, is not installed.",
-)
 RATE_LIMITED = Kind(
     "rate-limited",
     429,
@@ -153,7 +147,6 @@ _KINDS: dict[type[Exception], Kind] = {
     ImageUnreadable: IMAGE_UNREADABLE,
     ImageTooLarge: IMAGE_TOO_LARGE,
     UnknownModel: MODEL_UNKNOWN,
-    ModelUnavailable: MODEL_UNAVAILABLE,
     DetectorUnavailable: DETECTOR_UNAVAILABLE,
     Overloaded: OVERLOADED,
     QueueTimeout: QUEUE_TIMEOUT,

@@ -299,7 +299,7 @@ def models() -> None:
         catalogue = load_catalogue(settings.models)
     except ModelsInvalid as error:
         _fail(error)
-    table = plain_table("id", "title", "age MAE", "gender", "faces", "loaded")
+    table = plain_table("id", "title", "age MAE", "gender", "faces")
     for model in catalogue:
         variant, metrics = model.variant, model.variant.metrics
         table.add_row(
@@ -308,7 +308,6 @@ def models() -> None:
             f"{metrics.age_mae:.2f} years",
             f"{metrics.gender_accuracy:.1%}",
             f"{metrics.n:,}",
-            model.unavailable or "yes",
         )
     out.print(table)
     out.print("* default model; age MAE and gender accuracy on the test faces", highlight=False)

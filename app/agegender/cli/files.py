@@ -32,7 +32,6 @@ from agegender.predictor import (
     ImageTooLarge,
     ImageUnreadable,
     ModelsInvalid,
-    ModelUnavailable,
     Predictor,
     UnknownModel,
 )
@@ -69,7 +68,6 @@ CANNOT_GO_ON = (
     CascadeMissing,
     DetectorFileError,
     DetectorUnavailable,
-    ModelUnavailable,
     ModelsInvalid,
     UnknownModel,
 )

@@ -21,7 +21,7 @@ from agegender.answers import (
 )
 from agegender.inference.ages import AGES, DEFAULT_COVERAGE, read_ages
 from agegender.inference.gender import temper
-from agegender.inference.session import Session
+from agegender.inference.session import OnnxSession
 from agegender.inference.variants import Catalogue, Variant
 from agegender.inference.yunet import YuNet
 from agegender.vision.align import crop_face, crop_whole
@@ -65,12 +65,11 @@ class Pipeline:
         """Estimate age and gender of the `max_faces` largest faces in an image file or in pixels.
 
         Pixels are upright (height, width, 3) BGR, and not bounded.
-        `min_confidence` in 0..1, or None for the detector's own. Raises UnknownModel, ModelUnavailable,
+        `min_confidence` in 0..1, or None for the detector's own. Raises UnknownModel,
         DetectorUnavailable, ImageUnreadable or ImageTooLarge.
         """
         begun = time.perf_counter()
-        session = self._catalogue.session(model)
-        variant = self._catalogue[model].variant
+        session, variant = self._catalogue[model].session, self._catalogue[model].variant
         finder = self._detector(detector)
 
         image = (
@@ -106,8 +105,7 @@ class Pipeline:
         blank = np.zeros((480, 640, 3), np.uint8)
         (self._yunet or self._haar).detect(blank)
         for model in self._catalogue:
-            if model.session is not None:
-                model.session.run(crop_whole(blank)[np.newaxis])
+            model.session.run(crop_whole(blank)[np.newaxis])
 
     @cached_property
     def _haar(self) -> Haar:
@@ -132,7 +130,11 @@ class Pipeline:
 
 
 def _estimate(
-    session: Session, variant: Variant, faces: list[Face], crops: list[NDArray[np.uint8]], image: ImageSize
+    session: OnnxSession,
+    variant: Variant,
+    faces: list[Face],
+    crops: list[NDArray[np.uint8]],
+    image: ImageSize,
 ) -> list[FaceEstimate]:
     """Run the model on all crops at once, and read its probabilities as ages and genders."""
     if not faces:

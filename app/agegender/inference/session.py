@@ -1,13 +1,8 @@
-"""One model in memory: crops in, age distributions and probabilities of male out.
-
-`OnnxSession` runs what is served; `KerasSession` runs a freshly trained model that nobody has exported yet.
-Both may be shared by threads.
-"""
+"""One model in memory: crops in, age distributions and probabilities of male out."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,23 +22,11 @@ _SLICE = 2
 
 
 class SessionInvalid(Exception):
-    """A file that is no such model; str(e) completes a sentence that begins with the file's name."""
-
-
-class KerasMissing(Exception):
-    """A `.keras` file, and no TensorFlow to run it."""
-
-
-class Session(Protocol):
-    """A model that is ready to run."""
-
-    def run(self, crops: Crops) -> Estimates:
-        """Crops (n, 128, 128, 3) RGB to probabilities of ages (n, 101) and of male (n,), float32."""
-        ...
+    """The file is not such a model; str(e) completes a sentence that begins with the file's name."""
 
 
 class OnnxSession:
-    """A model file run by ONNX Runtime on the calling thread.
+    """A model file run by ONNX Runtime on the calling thread; threads may share it.
 
     Raises SessionInvalid where the file is no ONNX model, or one with other inputs and outputs.
     """
@@ -57,7 +40,7 @@ class OnnxSession:
         _check_estimates(self)
 
     def run(self, crops: Crops) -> Estimates:
-        """See `Session.run`."""
+        """Crops (n, 128, 128, 3) RGB uint8 to probabilities of ages (n, 101) and of male (n,), float32."""
         parts = [self._run(crops[first : first + _SLICE]) for first in range(0, len(crops), _SLICE)]
         if len(parts) == 1:
             return parts[0]
@@ -77,50 +60,16 @@ class OnnxSession:
             raise SessionInvalid(f"gives {outputs}, not the float tensors `age` and `gender`")
 
 
-class KerasSession:
-    """A `.keras` file run as a compiled `tf.function`: slower, and only where TensorFlow is.
-
-    Raises KerasMissing where it is not, and SessionInvalid as OnnxSession does.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            import keras
-            import tensorflow as tf
-        except ImportError as error:
-            raise KerasMissing("TensorFlow, which runs a .keras file, is not installed") from error
-        if keras.backend.backend() != "tensorflow":
-            raise KerasMissing("Keras runs on another backend than TensorFlow here")
-        try:
-            model = keras.saving.load_model(path, compile=False)
-        except Exception as error:  # whatever is wrong with a file, Keras has an exception of its own for it
-            raise SessionInvalid("is not a model that Keras can load") from error
-        signature = [tf.TensorSpec((None, CROP_SIZE, CROP_SIZE, 3), tf.uint8)]
-
-        def apply(crops: Any) -> tuple[Any, Any]:
-            outputs = model(tf.cast(crops, model.inputs[0].dtype), training=False)
-            age, gender = (outputs["age"], outputs["gender"]) if isinstance(outputs, dict) else outputs
-            return tf.cast(age, tf.float32), tf.reshape(tf.cast(gender, tf.float32), [-1])
-
-        self._apply = tf.function(apply, input_signature=signature)
-        _check_estimates(self)
-
-    def run(self, crops: Crops) -> Estimates:
-        """See `Session.run`."""
-        age, gender = self._apply(crops)
-        return age.numpy(), gender.numpy()
-
-
-def _check_estimates(session: Session) -> None:
+def _check_estimates(session: OnnxSession) -> None:
     """Run two crops, and raise SessionInvalid unless probabilities of the right shapes come back.
 
-    Finds what declared shapes do not say: logits where probabilities belong, a batch frozen at one, NaN.
+    Declared shapes do not tell logits from probabilities, a batch fixed at one, or NaN.
     """
     ramp = np.linspace(0, 255, CROP_SIZE * CROP_SIZE * 3).astype(np.uint8)
     crops = np.stack([ramp, ramp[::-1]]).reshape(2, CROP_SIZE, CROP_SIZE, 3)
     try:
         age, gender = session.run(crops)
-    except Exception as error:  # of the runtime's or, where Keras traces the model only now, any kind
+    except Exception as error:  # as above
         raise SessionInvalid("does not turn two crops into `age` and `gender`") from error
     if age.shape != (2, AGES) or gender.shape != (2,):
         raise SessionInvalid(

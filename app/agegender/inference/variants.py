@@ -1,4 +1,4 @@
-"""What models there are: the metadata of each, and its session, checked before anything is served."""
+"""The models of a folder: the metadata and the session of each, checked before anything is served."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from agegender.inference.metadata import Variant
-from agegender.inference.session import KerasMissing, KerasSession, OnnxSession, Session, SessionInvalid
+from agegender.inference.session import OnnxSession, SessionInvalid
 from agegender.vision.align import CROP_SIZE
 
 __all__ = [
     "Catalogue",
     "Model",
-    "ModelUnavailable",
     "ModelsInvalid",
     "UnknownModel",
     "Variant",
@@ -32,17 +31,12 @@ class UnknownModel(Exception):
     """No model has that id; str(e) is a sentence for the caller."""
 
 
-class ModelUnavailable(Exception):
-    """The model exists but cannot run here; str(e) is a sentence for the caller."""
-
-
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A variant and, unless `unavailable` says why there is none, the session that runs it."""
+    """What is known about a model, and the session that runs it."""
 
     variant: Variant
-    session: Session | None
-    unavailable: str | None = None
+    session: OnnxSession
 
 
 class Catalogue:
@@ -61,18 +55,9 @@ class Catalogue:
         except KeyError:
             raise UnknownModel(f"There is no such model; there are: {', '.join(self._models)}.") from None
 
-    def session(self, model_id: str) -> Session:
-        """The session of that id; raises UnknownModel or ModelUnavailable."""
-        model = self[model_id]
-        if model.session is None:
-            raise ModelUnavailable(
-                f"The model {model_id} is listed but cannot run here: {model.unavailable}."
-            )
-        return model.session
-
 
 def load_catalogue(folder: Path) -> Catalogue:
-    """Load every model of `folder` (ID.json with ID.onnx or ID.keras); raises ModelsInvalid."""
+    """Load every model of `folder` (ID.json with ID.onnx); raises ModelsInvalid."""
     try:
         names = {path.name for path in folder.iterdir()}
     except FileNotFoundError:
@@ -87,7 +72,7 @@ def load_catalogue(folder: Path) -> Catalogue:
     ids = sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
     for name in sorted(names):
         stem, _, suffix = name.rpartition(".")
-        if suffix in ("onnx", "keras") and stem not in ids:
+        if suffix == "onnx" and stem not in ids:
             raise ModelsInvalid(
                 f"{folder / name} has no {stem}.json beside it: export the model anew, or remove the file."
             )
@@ -98,17 +83,14 @@ def load_catalogue(folder: Path) -> Catalogue:
 
 def _load(folder: Path, model_id: str) -> Model:
     variant = _read_metadata(folder / f"{model_id}.json")
-    onnx, keras = folder / f"{model_id}.onnx", folder / f"{model_id}.keras"
-    path = onnx if onnx.exists() or not keras.exists() else keras
+    path = folder / f"{model_id}.onnx"
     if _sha256(path) != variant.sha256:
         raise ModelsInvalid(
             f"{path} is not the file that {model_id}.json describes (its SHA-256 differs): "
             "copy both again, or export the model anew."
         )
     try:
-        return Model(variant, OnnxSession(path) if path == onnx else KerasSession(path))
-    except KerasMissing as error:
-        return Model(variant, None, str(error))
+        return Model(variant, OnnxSession(path))
     except SessionInvalid as error:
         raise ModelsInvalid(f"{path} {error}: export the model anew.") from error
 
