@@ -103,9 +103,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check
 	$(BIN)/typos
 	$(BIN)/mypy
-	# What these codes stand for fails a test when it runs; numpy's and OpenCV's types are full of them.
-	$(BIN)/mypy --disable-error-code=arg-type --disable-error-code=attr-defined \
-	  --disable-error-code=comparison-overlap --disable-error-code=index --disable-error-code=union-attr tests
+	# Less strict: the types of NumPy and OpenCV are too narrow for tests, and what these codes find fails a test anyway.
+	$(BIN)/mypy --no-warn-unused-ignores $(patsubst %,--disable-error-code=%,arg-type attr-defined comparison-overlap \
+	  index misc no-any-return override union-attr) tests
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix

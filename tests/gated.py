@@ -45,6 +45,11 @@ class GatedService:
         load: Load = self._app.state.service.pool.load()
         return load
 
+    def queued(self) -> int:
+        """Images in the queue of the workers."""
+        pool = self._app.state.service.pool
+        return sum(not work.running() for place in pool._taken for work in list(place.works))
+
     def memory(self) -> int:
         """Bytes that requests still arriving, and batches until they are done, take up."""
         taken: int = self._app.state.service.arrival_memory.taken

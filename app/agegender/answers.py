@@ -106,16 +106,12 @@ class Prediction(BaseModel):
 class ImagePrediction(BaseModel):
     """One image of a batch, and its prediction."""
 
-    model_config = ConfigDict(extra="forbid")
-
     filename: str = Field(description="As it was sent.")
     prediction: Prediction
 
 
 class ImageProblem(BaseModel):
     """One image of a batch, and what is wrong with it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     filename: str = Field(description="As it was sent.")
     error: Problem

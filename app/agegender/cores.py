@@ -11,7 +11,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
-    """Cores that it may run on, but no more than its container may use up, where that is limited; at least 1."""
+    """Return the cores that this process may run on, or its container's limit if that is lower; at least 1."""
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -19,7 +19,7 @@ def available_cores() -> int:
 
 
 def _quota() -> float:
-    """Cores' worth of time that the control group has, by version 2 or 1; infinite without a limit."""
+    """Return the limit of the control group, version 2 or 1, in cores; infinite without one."""
     with suppress(OSError, ValueError):  # the latter for "max"
         quota, period = (_CGROUP / "cpu.max").read_text().split()
         return int(quota) / int(period)

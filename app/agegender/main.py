@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agegender.answers import ModelAnswer, ModelsAnswer, Problem
 from agegender.api import health, metrics, models, page, predict, problems
-from agegender.api.body import ArrivalMemory
+from agegender.api.arrival_memory import ArrivalMemory
 from agegender.api.rate_limit import RateLimit, may_ask
 from agegender.api.request_log import Observe
 from agegender.api.security import ApiKeys
@@ -149,7 +149,6 @@ def start(settings: Settings) -> Service:
         queue_size=settings.queue_size,
         queue_timeout=settings.queue_timeout,
     )
-    pool.start()
     if not settings.api_keys.get_secret_value():
         logger.info("no API keys are set: whoever reaches this address may ask")
     return Service(

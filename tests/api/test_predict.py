@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 from helpers import (
@@ -36,7 +38,13 @@ POINTS = {"right_eye", "left_eye", "nose", "mouth_right", "mouth_left"}
     [(ASTRONAUT, (512, 512), ASTRONAUT_FACE), (GRACE_HOPPER, (512, 600), GRACE_HOPPER_FACE)],
     ids=["astronaut", "grace hopper"],
 )
-def test_a_photograph_of_one_face(server: Server, detector: str, photograph, size, area) -> None:
+def test_a_photograph_of_one_face(
+    server: Server,
+    detector: str,
+    photograph: Path,
+    size: tuple[int, int],
+    area: tuple[int, int, int, int],
+) -> None:
     answer = server.predict(photograph.read_bytes(), detector=detector)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
@@ -191,7 +199,7 @@ def test_auto_is_yunet_where_its_file_is(server: Server) -> None:
 def test_without_yunet_auto_is_haar_and_asking_for_yunet_is_refused(
     bare_server: Server, keys: tuple[str, str]
 ) -> None:
-    def ask(query: str):
+    def ask(query: str) -> httpx.Response:
         return bare_server.client.post(
             f"/predict{query}",
             content=ASTRONAUT.read_bytes(),

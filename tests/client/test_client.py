@@ -165,7 +165,7 @@ def test_a_rate_limit_is_waited_for_unless_that_takes_long(
         else:
             with pytest.raises(Refused, match="per hour") as raised:
                 ask(service.url, "models")
-            assert 60 < raised.value.retry_after <= 3600
+            assert 60 < (raised.value.retry_after or 0) <= 3600
 
 
 @pytest.mark.parametrize("opens", [True, False], ids=["in time", "never"])
@@ -324,7 +324,9 @@ def test_a_request_is_repeated_whole_until_it_is_answered(ask: Ask) -> None:
     example = json.dumps(BatchAnswer.model_json_schema()["example"]).encode()
     with answering(*busy[2:], (200, {}, example)) as canned:
         results = ask(canned.url, "predict_batch", [b"one", b"two"]).results
-    assert [type(result) for result in results] == [ImagePrediction, ImageProblem]
+    assert isinstance(results[0], ImagePrediction)
+    assert isinstance(results[1], ImageProblem)
+    assert len(results) == 2
     for body in canned.bodies:
         assert body.index(b"one") < body.index(b"two")
     assert len(canned.bodies) == 3

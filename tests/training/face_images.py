@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 def picture(seed: int, side: int = 64) -> NDArray[np.uint8]:
     """(side, side, 3) BGR of soft random blotches, whose brightness grows with `seed` modulo 100."""
     blotches = np.random.default_rng(seed).uniform(0, 90, (20, 20, 3)) + 1.5 * (seed % 100)
-    return cv2.resize(blotches.astype(np.uint8), (side, side), interpolation=cv2.INTER_CUBIC)
+    picture = cv2.resize(blotches.astype(np.uint8), (side, side), interpolation=cv2.INTER_CUBIC)
+    return picture.astype(np.uint8)
 
 
 def chip_name(age: int, gender: int, race: int, serial: int) -> str:

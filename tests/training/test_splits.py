@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from face_images import chip_name, picture
+from helpers import decoded
 
 from training.splits import assign_splits, group_near_duplicates, perceptual_hashes, split_of
 
@@ -43,7 +44,7 @@ def copies(image: np.ndarray) -> list[np.ndarray]:
     smaller = cv2.resize(cv2.resize(image, (100, 100), interpolation=cv2.INTER_AREA), (128, 128))
     mirrored = np.ascontiguousarray(image[:, ::-1])
     return [
-        cv2.imdecode(data, cv2.IMREAD_COLOR),
+        decoded(data.tobytes()),
         cv2.convertScaleAbs(image, alpha=0.8, beta=25),
         smaller,
         mirrored,
@@ -83,11 +84,11 @@ def test_near_duplicates_never_straddle_a_split() -> None:
     shuffled = np.random.default_rng(0).permutation(200)
     splits = np.empty(200, "U10")
     splits[shuffled] = assign_splits([names[i] for i in shuffled], hashes(*(images[i] for i in shuffled)))
-    splits = splits.reshape(40, 5)
-    assert (splits == splits[:, :1]).all()
-    assert len(set(splits[:, 0])) == 3
+    grouped = splits.reshape(40, 5)
+    assert (grouped == grouped[:, :1]).all()
+    assert len(set(grouped[:, 0])) == 3
     # Each group is where its alphabetically first name is.
-    assert splits[:, 0].tolist() == [split_of(chip_name(20, 0, 0, i)) for i in range(40)]
+    assert grouped[:, 0].tolist() == [split_of(chip_name(20, 0, 0, i)) for i in range(40)]
 
 
 def test_new_pictures_move_no_old_ones() -> None:

@@ -105,8 +105,10 @@ def test_a_photograph_turned_and_resized_gives_the_same_crop(scale: float, degre
     crop = crop_face(turned, Face(SOMEWHERE, landmarks=move(landmarks, around)))
 
     inner = slice(12, -12)  # what was outside the photograph is black in either, at other edges
-    grey = [np.float64(cv2.cvtColor(one, cv2.COLOR_RGB2GRAY)[inner, inner]) for one in (reference, crop)]
-    (x, y), _ = cv2.phaseCorrelate(*grey)
+    grey = [
+        cv2.cvtColor(one, cv2.COLOR_RGB2GRAY)[inner, inner].astype(np.float64) for one in (reference, crop)
+    ]
+    (x, y), _ = cv2.phaseCorrelate(grey[0], grey[1])
     assert math.hypot(x, y) < 0.3
     assert np.abs(grey[0] - grey[1]).mean() < 0.03 * 255
 
@@ -118,7 +120,7 @@ def test_no_similarity_nearby_fits_better(points: list[tuple[float, float]]) -> 
     found = similarity_to_template(landmarks)
     if found is None:
         return
-    source, target = (np.float64(pairs) @ (1, 1j) for pairs in (landmarks, TEMPLATE))
+    source, target = (np.asarray(pairs, np.float64) @ (1, 1j) for pairs in (landmarks, TEMPLATE))
 
     def misfit(turn: complex, shift: complex) -> float:
         return float((np.abs(turn * source + shift - target) ** 2).sum())

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
-from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
 from agegender.answers import BatchAnswer, ImagePrediction, ImageProblem, Prediction
-from agegender.api import body, problems
-from agegender.api.body import MAX_BATCH_IMAGES, Share
+from agegender.api import problems, upload
+from agegender.api.arrival_memory import Share
 from agegender.api.problems import ApiError
 from agegender.api.query import refuse_repeated
 from agegender.api.rate_limit import may_ask
 from agegender.api.security import KEY_HEADER
 from agegender.api.state import Service, service_of
+from agegender.api.upload import MAX_BATCH_IMAGES, SentImage
 from agegender.inference.pipeline import Pipeline
-from agegender.inference.pool import Overloaded, Ticket
+from agegender.inference.pool import Overloaded, Place
 from agegender.inputs import PredictQuery
 
 
@@ -39,6 +40,15 @@ router = APIRouter(tags=["predictions"], dependencies=[Depends(accept)])
 T = TypeVar("T")
 
 _FILE = {"type": "string", "format": "binary"}
+_TEXT = {
+    "type": "string",
+    "description": "The bytes of the file in base64, or a data URL. Addresses are not fetched.",
+}
+# One grey pixel.
+_EXAMPLE_TEXT = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVQIHWNo"
+    "aGgAAAMEAYHZ9rm7AAAAAElFTkSuQmCC"
+)
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -53,6 +63,15 @@ _BODY: dict[str, Any] = {
                     "additionalProperties": False,
                 },
                 "example": {"image": "@photo.jpg"},
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"image": _TEXT},
+                    "required": ["image"],
+                    "additionalProperties": False,
+                },
+                "example": {"image": _EXAMPLE_TEXT},
             },
             **{
                 media_type: {"schema": _FILE, "example": "@photo.jpg"}
@@ -94,6 +113,7 @@ _WHATEVER_IS_SENT = (
         problems.IMAGE_MISSING,
         problems.IMAGE_UNREADABLE,
         problems.MULTIPART_INVALID,
+        problems.JSON_INVALID,
         problems.BODY_TOO_LARGE,
         problems.IMAGE_TOO_LARGE,
         problems.MEDIA_TYPE_UNSUPPORTED,
@@ -104,11 +124,13 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     """Faces come by box area, largest first. An image without faces is answered with an empty list."""
     service = service_of(request)
     options = _options(request, query, service)
-    with service.pool.admit() as ticket:
-        image = await body.read_image(request, service.max_bytes, service.arrival_memory)
-        prediction = await _unless_client_leaves(
-            request, ticket.run(lambda predictor: predictor.predict(image, **options))
-        )
+    with service.pool.admit():
+        image = await upload.read_image(request, service.max_bytes, service.arrival_memory)
+        with service.pool.place() as place:
+            prediction = await _unless_client_leaves(
+                request,
+                place.run(lambda pipeline: pipeline.predict(image.take(service.max_bytes), **options)),
+            )
     _observe(request, prediction)
     request.state.noted.update(detector=prediction.detector, faces=len(prediction.faces))
     return _json(prediction)
@@ -136,6 +158,22 @@ _BATCH_BODY: dict[str, Any] = {
                 # One: in /docs there are as many fields for files as here, and more are easily added.
                 "example": {"images": ["@photo.jpg"]},
             },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "images": {
+                            "type": "array",
+                            "items": _TEXT,
+                            "minItems": 1,
+                            "maxItems": MAX_BATCH_IMAGES,
+                        }
+                    },
+                    "required": ["images"],
+                    "additionalProperties": False,
+                },
+                "example": {"images": [_EXAMPLE_TEXT]},
+            },
         },
     }
 }
@@ -154,9 +192,10 @@ _NO_FAULT_OF_AN_IMAGE = (
     summary="Estimate age and gender of the faces in several photographs",
     openapi_extra=_BATCH_BODY,
     responses=problems.openapi_responses(
-        body.BATCH_INVALID,
-        body.BATCH_TOO_LARGE,
-        body.BATCH_NOT_MULTIPART,
+        upload.BATCH_INVALID,
+        upload.BATCH_JSON_INVALID,
+        upload.BATCH_TOO_LARGE,
+        upload.BATCH_NOT_MULTIPART,
         *_WHATEVER_IS_SENT,
         path="/predict/batch",
     ),
@@ -169,12 +208,14 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
     """
     service = service_of(request)
     options = _options(request, query, service)
-    with service.pool.admit() as ticket, service.arrival_memory.for_one_request(batch=True) as share:
-        images = await body.read_batch(request, service.max_batch_bytes, share)
-        names = [_name(image) for image in images]
+    with service.pool.admit(), service.arrival_memory.for_one_request(batch=True) as share:
+        images = await upload.read_batch(request, service.max_batch_bytes, share)
+        names = [image.filename for image in images]
         request.state.noted.update(images=len(images))
-        looking = _each(request, images, service.max_bytes, options, ticket, share)
-        outcomes = await _unless_client_leaves(request, asyncio.ensure_future(looking))
+        with service.pool.place() as place:
+            outcomes = await _unless_client_leaves(
+                request, _predict_each(request, images, service.max_bytes, options, place, share)
+            )
     found = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, ApiError)]
     if not found and all(error.kind in _NO_FAULT_OF_AN_IMAGE for error in failed):
@@ -208,51 +249,42 @@ def _observe(request: Request, prediction: Prediction) -> None:
         request.app.state.traces.add_stages(prediction.timings_ms)
 
 
-async def _each(
+async def _predict_each(
     request: Request,
-    images: list[UploadFile],
+    images: list[SentImage],
     max_bytes: int,
     options: dict[str, Any],
-    ticket: Ticket[Pipeline],
+    place: Place[Pipeline],
     share: Share,
 ) -> list[Prediction | ApiError]:
-    """What comes of each of `images`, which are taken out of that list. Raises Overloaded.
+    """Return the prediction or the problem of each of `images`, which are taken out of that list.
 
-    The memory of each is given back as soon as it has been looked at.
+    The memory of each is given back as soon as it is answered.
     """
 
-    def look_at(image: UploadFile, predictor: Pipeline) -> Prediction | ApiError:
+    def work(image: SentImage, pipeline: Pipeline) -> Prediction | ApiError:
         try:
-            if (image.size or 0) > max_bytes:
-                return body.image_too_large(max_bytes)
-            return predictor.predict(image.file.read(), **options)
-        except Exception as error:  # is answered here: what it holds of the image shall not stay
+            return pipeline.predict(image.take(max_bytes), **options)
+        except Exception as error:  # answered here, so that its traceback does not keep the image
             return problems.as_api_error(error, request)
-        finally:
-            image.file.close()
 
-    async def outcome(size: int, looking: asyncio.Future[Prediction | ApiError]) -> Prediction | ApiError:
+    async def outcome(image: SentImage) -> Prediction | ApiError:
+        size = image.size
         try:
-            seen = await looking
+            answer = await place.run(partial(work, image))
         except Overloaded as error:
-            seen = problems.as_api_error(error, request)
+            answer = problems.as_api_error(error, request)
         share.give_back(size)
-        if isinstance(seen, ApiError):
-            return seen
-        _observe(request, seen)
-        return seen
+        if isinstance(answer, Prediction):
+            _observe(request, answer)
+        return answer
 
-    sizes = [image.size or 0 for image in images]
-    looking = ticket.submit(partial(look_at, image) for image in images)
-    images.clear()  # now the pool alone has them: what it is done with, or drops, is gone
-    async with asyncio.TaskGroup() as group:
-        outcomes = [group.create_task(outcome(*each)) for each in zip(sizes, looking, strict=True)]
-    return [task.result() for task in outcomes]
-
-
-def _name(image: UploadFile) -> str:
-    # A charset can make of bytes what no UTF-8 can say.
-    return (image.filename or "").encode(errors="replace").decode()
+    outcomes = asyncio.gather(*map(outcome, images))
+    images.clear()  # each task holds its own image, until it is answered
+    try:
+        return await outcomes
+    finally:
+        del outcomes  # it may hold an exception, whose traceback holds this frame
 
 
 def _result(
@@ -263,8 +295,9 @@ def _result(
     return ImagePrediction(filename=filename, prediction=outcome)
 
 
-async def _unless_client_leaves(request: Request, working: asyncio.Future[T]) -> T:
-    """The result of `working`, which is cancelled, with ClientDisconnect, when nobody waits for it any more."""
+async def _unless_client_leaves(request: Request, answering: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `answering`. Cancels it and raises ClientDisconnect when the client has left."""
+    working = asyncio.ensure_future(answering)
     leaving = asyncio.ensure_future(_client_left(request))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)

@@ -53,7 +53,13 @@ MULTIPART_INVALID = Kind(
     "multipart-invalid",
     400,
     "Multipart body invalid",
-    "The multipart body must hold exactly one file part named image, as `curl -F image=@photo.jpg` sends it.",
+    "The part is named photo: name it image, as `curl -F image=@photo.jpg` does.",
+)
+JSON_INVALID = Kind(
+    "json-invalid",
+    400,
+    "JSON body invalid",
+    'The field image is missing: send {"image": "..."}, with the image as base64 or a data URL.',
 )
 UNAUTHORIZED = Kind(
     "unauthorized",
@@ -87,7 +93,7 @@ MEDIA_TYPE_UNSUPPORTED = Kind(
     "media-type-unsupported",
     415,
     "Content type not supported",
-    "The body must be multipart/form-data, or an image with a Content-Type such as image/jpeg.",
+    "The body must be an image with a Content-Type such as image/jpeg, multipart/form-data or application/json.",
 )
 PARAMETER_INVALID = Kind(
     "parameter-invalid",
@@ -112,13 +118,13 @@ OVERLOADED = Kind(
     "overloaded",
     503,
     "Overloaded",
-    "The service has as much to do as it can take: try again in a few seconds.",
+    "The service is overloaded: try again in a few seconds.",
 )
 QUEUE_TIMEOUT = Kind(
     "queue-timeout",
     503,
     "Waited too long",
-    "The service is busy and this waited too long: try again in a few seconds.",
+    "The service is busy and no worker became free in time: try again in a few seconds.",
 )
 SHUTTING_DOWN = Kind(
     "shutting-down", 503, "Shutting down", "The service is shutting down: try again in a few seconds."

@@ -7,7 +7,7 @@ from typing import Literal
 
 from fastapi import Request
 
-from agegender.api.body import ArrivalMemory
+from agegender.api.arrival_memory import ArrivalMemory
 from agegender.inference.pipeline import Pipeline
 from agegender.inference.pool import Pool
 from agegender.inference.variants import Catalogue

@@ -21,7 +21,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agegender.api import body, problems
+from agegender.api import problems, upload
 from agegender.api.metrics import Metrics
 from agegender.api.request_log import HEADERS, id_of
 from agegender.cores import available_cores
@@ -104,7 +104,7 @@ class KeepContract:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._limit = max(settings.max_bytes, settings.max_batch_bytes) + body.MULTIPART_OVERHEAD
+        self._limit = upload.largest_body(max(settings.max_bytes, settings.max_batch_bytes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; what is below /-/ is Serve's own."""
