@@ -175,7 +175,7 @@ def test_whatever_is_sent_the_answer_is_one_that_is_described(
 
         @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
         @given(case=operation.ok().as_strategy(mode))
-        def ask(case: schemathesis.Case, statuses: set[int]) -> None:
+        def ask(case: schemathesis.Case[Any], statuses: set[int]) -> None:
             # Whatever a part of a form holds, it may be a file: a batch says of each that it is none.
             excluded = [checks.negative_data_rejection] if case.media_type == "multipart/form-data" else []
             answer = case.call_and_validate(checks=CHECKS, excluded_checks=excluded)

@@ -61,8 +61,9 @@ def check_batch(answer: httpx.Response, images: list[bytes]) -> None:
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[weakref.ref[SentImage]]]:
-    """What was read of batches, and may not be kept; nor shall it take a collection to find that out."""
-    read_batch, read = upload.read_batch, []
+    """What was read of batches and must be freed without waiting for the garbage collector."""
+    read_batch = upload.read_batch
+    read: list[weakref.ref[SentImage]] = []
 
     async def read_and_note(*args: Any) -> list[SentImage]:
         images = await read_batch(*args)
