@@ -1,4 +1,4 @@
-"""The app: settings to a service that is loaded, warm and, in the end, drained."""
+"""The app: `create_app(settings)`, whose lifespan loads the models, warms them up and drains the workers."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ CANNOT_START = (
     TracesUnavailable,
     UnknownModel,
 )
-"""What keeps the service from starting; each says in one sentence what to do."""
+"""Exceptions that keep the service from starting; each says in one sentence what to do."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The ASGI app; without `settings` they come from the environment. Models are loaded by its lifespan."""
+    """Return the ASGI app. Settings come from the environment by default; models are loaded by the lifespan."""
     settings = settings or Settings()
 
     @contextlib.asynccontextmanager
@@ -66,9 +66,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        # It would send callers to whatever address they say that they called.
+        # A redirect would go to whatever host the caller named.
         redirect_slashes=False,
-        # Traces are `traces`' business: FastAPI's own would say more, and ask at each request whether they are wanted.
+        # FastAPI's own traces would contain whole paths; ours are in api/traces.py.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         generate_unique_id_function=lambda route: route.name,
     )
@@ -90,7 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def create_metrics_app(watched: FastAPI) -> FastAPI:
-    """The ASGI app that shows the metrics of `watched`, and nothing else: for a port of its own."""
+    """Return an ASGI app with the metrics of `watched` and nothing else, for a separate port."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.state.metrics = watched.state.metrics
     _observe(app)
@@ -99,9 +99,9 @@ def create_metrics_app(watched: FastAPI) -> FastAPI:
 
 
 def _observe(app: FastAPI, cors_origins: str = "", traces: bool = False) -> None:
-    """Put around `app` what answers errors, what browsers need, and what counts and logs each request."""
+    """Add to `app` problem documents, CORS, traces, metrics and the request log."""
     problems.add_handlers(app)
-    # The last one added is the outermost: errors, too, carry the headers of those around them.
+    # The last one added is the outermost, so that errors carry the headers of all of them.
     app.add_middleware(problems.AnswerDefects)
     if cors_origins:
         app.add_middleware(
@@ -117,7 +117,7 @@ def _observe(app: FastAPI, cors_origins: str = "", traces: bool = False) -> None
 
 
 def start(settings: Settings) -> Service:
-    """Load the models and start the workers, each of which has then made a first prediction.
+    """Load the models and start the workers; each has made a first prediction when this returns.
 
     Raises one of `CANNOT_START`.
     """
@@ -126,12 +126,12 @@ def start(settings: Settings) -> Service:
         catalogue[settings.default_model]
     except UnknownModel as error:
         raise UnknownModel(
-            f"The default model {settings.default_model} is none of those in {settings.models}. {error} "
-            "Name one by --default-model (AGEGENDER_DEFAULT_MODEL)."
+            f"The default model {settings.default_model} is not in {settings.models}. {error} "
+            "Choose one by --default-model (AGEGENDER_DEFAULT_MODEL)."
         ) from None
     yunet = YuNet.installed(settings.yunet_path, settings.detect_max_side)
     if yunet is None:
-        logger.info("YuNet is not installed: Haar finds the faces, until `agegender fetch-detector` is run")
+        logger.info("YuNet is not installed: the detector is Haar until `agegender fetch-detector` is run")
 
     def make_worker() -> Pipeline:
         predictor = Pipeline(
@@ -150,7 +150,7 @@ def start(settings: Settings) -> Service:
         queue_timeout=settings.queue_timeout,
     )
     if not settings.api_keys.get_secret_value():
-        logger.info("no API keys are set: whoever reaches this address may ask")
+        logger.info("no API keys are set: anyone who reaches this address can use the service")
     return Service(
         catalogue=catalogue,
         pool=pool,
@@ -164,18 +164,18 @@ def start(settings: Settings) -> Service:
 
 class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """FastAPI's document, with the schema that every error refers to."""
+        """Return FastAPI's document, with the schema of problem documents."""
         document = super().openapi()
         schemas = document["components"]["schemas"]
         schemas["Problem"] = Problem.model_json_schema()
         for answer in (ModelAnswer, ModelsAnswer):
-            # FastAPI leaves out what is null in an example, though the schema requires it.
+            # FastAPI drops nulls from examples, although the schema requires them.
             schemas[answer.__name__]["example"] = answer.model_json_schema()["example"]
         return document
 
 
 class _OneSentence:
-    """ASGI middleware: where the service cannot start, the server is told why in one sentence, not a traceback."""
+    """ASGI middleware: tell the server why the service cannot start in one sentence, not by a traceback."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -115,7 +115,7 @@ def test_offline_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(detector_file, "YUNET_URL", "http://127.0.0.1:9/yunet.onnx")  # nobody listens there
     with pytest.raises(
-        DetectorFileError, match=r"^YuNet could not be downloaded [^\n]*goes on with Haar[^\n]*$"
+        DetectorFileError, match=r"^YuNet could not be downloaded [^\n]*the service uses Haar[^\n]*$"
     ):
         fetch()
     assert not cache.exists()

@@ -1,4 +1,4 @@
-"""GET /health/live and /health/ready, which need no key and never wait behind predictions."""
+"""GET /health/live and /health/ready, which need no key and never wait for predictions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def live(_: Annotated[NoQuery, Query()]) -> HealthAnswer:
     },
 )
 async def ready(request: Request, _: Annotated[NoQuery, Query()]) -> HealthAnswer:
-    """200 from when models and detectors have made a first prediction until the service shuts down."""
+    """200 from the first prediction of models and detectors until the service shuts down."""
     if not service_of(request).pool.accepting:
         raise problems.ApiError(problems.SHUTTING_DOWN)
     return HealthAnswer(status="ready")

@@ -65,7 +65,7 @@ class Metrics:
         self._registry.register(_Load(service))
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def count_request(self, route: str, status: int) -> None:
@@ -85,13 +85,13 @@ class Metrics:
 
 
 class _Load(Collector):
-    """What the pool of workers has to do at the moment of asking."""
+    """The current load of the workers."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
-        """Read it anew for each answer."""
+        """Return the metrics, read from the pool at this moment."""
         pool = self._service.pool
         load = pool.load()
         refused = load.refused + self._service.arrival_memory.refused
@@ -119,6 +119,6 @@ router = APIRouter(tags=["metrics"])
     },
 )
 async def show(request: Request, _: Annotated[NoQuery, Query()]) -> Response:
-    """Requests by route and status, seconds by stage, faces per image, the pool's load, models loaded."""
+    """Requests by route and status, seconds by stage, faces per image, load of the workers, models loaded."""
     metrics: Metrics = request.app.state.metrics
     return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -23,7 +23,7 @@ router = APIRouter(tags=["models"])
     ),
 )
 async def list_models(request: Request, _: Annotated[NoQuery, Query()]) -> ModelsAnswer:
-    """Each with its measured figures; one that cannot run here says why."""
+    """Each with its measured figures."""
     service = service_of(request)
     return ModelsAnswer(
         default=service.default_model,

@@ -1,4 +1,4 @@
-"""GET /, a page to try the service by hand, and GET /docs, the interactive reference; all they load comes from here."""
+"""GET /, a page to try the service by hand, and GET /docs, the interactive reference; both load nothing foreign."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from fastapi import APIRouter
 
-from agegender.api.files import file_router
+from agegender.api.static_files import file_router
 
 _FOLDER = files("agegender") / "page"
 _SWAGGER_UI = files("fastapi_offline") / "static"
@@ -25,7 +25,7 @@ _DOCS = {
     "/docs/swagger-ui.css": _SWAGGER_UI / "swagger-ui.css",
 }
 
-# Only our own files run, style and are asked.
+# Scripts, styles and requests come from and go to this service only.
 _OURS_ONLY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -33,7 +33,7 @@ _OURS_ONLY = (
 
 
 def page_router() -> APIRouter:
-    """The page and its files. It shows photographs and the camera from memory."""
+    """Return the routes of the page, which shows photographs and the camera from memory (blob:)."""
     return file_router(
         _PAGE,
         {
@@ -44,5 +44,5 @@ def page_router() -> APIRouter:
 
 
 def docs_router() -> APIRouter:
-    """The interactive reference and its files, most of which are Swagger UI's, whose icons are `data:`."""
+    """Return the routes of the interactive reference: Swagger UI, whose icons are `data:`."""
     return file_router(_DOCS, {"Content-Security-Policy": _OURS_ONLY + "img-src 'self' data:"})

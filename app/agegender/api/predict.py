@@ -121,7 +121,7 @@ _WHATEVER_IS_SENT = (
     ),
 )
 async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
-    """Faces come by box area, largest first. An image without faces is answered with an empty list."""
+    """Faces are sorted by box area, largest first. The list is empty if there are none."""
     service = service_of(request)
     options = _options(request, query, service)
     with service.pool.admit():
@@ -243,7 +243,7 @@ def _options(request: Request, query: PredictQuery, service: Service) -> dict[st
 
 
 def _observe(request: Request, prediction: Prediction) -> None:
-    """Count a prediction that has just been made, and trace its stages."""
+    """Count a prediction that has just ended, and trace its stages."""
     request.app.state.metrics.observe(prediction)
     if request.app.state.traces:
         request.app.state.traces.add_stages(prediction.timings_ms)

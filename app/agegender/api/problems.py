@@ -1,4 +1,4 @@
-"""Everything that can go wrong with a request, as problem documents (RFC 9457): one table, one place."""
+"""Everything that can go wrong with a request, as problem documents (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("agegender")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of problem; `example` is a detail that it may come with."""
+    """A kind of problem; `example` is a typical detail."""
 
     name: str
     status: int
@@ -65,12 +65,14 @@ UNAUTHORIZED = Kind(
     "unauthorized",
     401,
     "API key missing or wrong",
-    "This service asks for a key: send yours in the header X-API-Key.",
+    "This service needs an API key: send yours in the header X-API-Key.",
 )
 MODEL_UNKNOWN = Kind(
     "model-unknown", 404, "No such model", "There is no such model; there are: age_gender_A, age_gender_B."
 )
-NOT_FOUND = Kind("not-found", 404, "No such path", "There is nothing here: GET /docs lists what there is.")
+NOT_FOUND = Kind(
+    "not-found", 404, "No such path", "There is nothing at this path: GET /docs lists the paths that exist."
+)
 METHOD_NOT_ALLOWED = Kind(
     "method-not-allowed",
     405,
@@ -111,7 +113,7 @@ DETECTOR_UNAVAILABLE = Kind(
 RATE_LIMITED = Kind(
     "rate-limited",
     429,
-    "Asked too often",
+    "Too many requests",
     "Requests are limited to 60 per minute: try again in 12 seconds.",
 )
 OVERLOADED = Kind(
@@ -123,7 +125,7 @@ OVERLOADED = Kind(
 QUEUE_TIMEOUT = Kind(
     "queue-timeout",
     503,
-    "Waited too long",
+    "Timeout in the queue",
     "The service is busy and no worker became free in time: try again in a few seconds.",
 )
 SHUTTING_DOWN = Kind(
@@ -133,12 +135,12 @@ INTERNAL_ERROR = Kind(
     "internal-error",
     500,
     "Internal error",
-    "A defect of the service; its log holds the rest under this request_id.",
+    "The service has failed; its log has the details under this request_id.",
 )
 
 
 class ApiError(Exception):
-    """A problem that the HTTP layer itself found; `detail` is a sentence for the caller."""
+    """A problem found by the HTTP layer; `detail` is a sentence for the caller."""
 
     def __init__(
         self, kind: Kind, detail: str | None = None, headers: Mapping[str, str] | None = None
@@ -148,7 +150,6 @@ class ApiError(Exception):
         self.headers = headers
 
 
-# Where an exception inherits from another, Starlette takes the handler of the nearest class.
 _KINDS: dict[type[Exception], Kind] = {
     ImageUnreadable: IMAGE_UNREADABLE,
     ImageTooLarge: IMAGE_TOO_LARGE,
@@ -161,7 +162,7 @@ _KINDS: dict[type[Exception], Kind] = {
 
 
 def as_api_error(error: Exception, request: Request) -> ApiError:
-    """What `error`, of one image among several, is answered with; where nobody expected it, the log holds the rest."""
+    """Return `error` as a problem; log the traceback of one that is not expected."""
     if isinstance(error, ApiError):
         return error
     kind = _KINDS.get(type(error))
@@ -172,7 +173,7 @@ def as_api_error(error: Exception, request: Request) -> ApiError:
 
 
 def response_to(error: Exception, request: Request) -> Response:
-    """The answer that says what was wrong, of an exception that a request ended with."""
+    """Return the answer to a request that ended with `error`."""
     known = as_api_error(error, request)
     return problem_response(
         known.kind, str(known), request.scope["path"], request.state.request_id, known.headers
@@ -180,7 +181,7 @@ def response_to(error: Exception, request: Request) -> Response:
 
 
 def problem_of(error: ApiError, request: Request) -> Problem:
-    """The document that says what was wrong."""
+    """Return the problem document of `error`."""
     return _problem(error.kind, str(error), request.scope["path"], request.state.request_id)
 
 
@@ -196,13 +197,13 @@ def _problem(kind: Kind, detail: str, path: str, request_id: str) -> Problem:
 
 
 def _log_defect(request_id: str) -> None:
-    logger.exception("a defect", extra={"fields": {"request_id": request_id}})
+    logger.exception("internal error", extra={"fields": {"request_id": request_id}})
 
 
 def problem_response(
     kind: Kind, detail: str, path: str, request_id: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """The answer that says what was wrong."""
+    """Return a problem document as a response."""
     problem = _problem(kind, detail, path, request_id)
     headers = dict(headers or {})
     if kind.status == 503:
@@ -211,7 +212,7 @@ def problem_response(
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Turn every exception that a request can end with into a problem document."""
+    """Turn the exceptions of requests into problem documents."""
 
     async def known_error(request: Request, error: Exception) -> Response:
         return response_to(error, request)
@@ -235,9 +236,9 @@ def add_handlers(app: FastAPI) -> None:
 
 
 class AnswerDefects:
-    """ASGI middleware: what nobody expected is a 500 that says nothing of it, and a line in the log that says all.
+    """ASGI middleware: an unexpected exception becomes a 500 without details, which are logged.
 
-    What the server cuts off at its end is a 503.
+    A request that the server cancels when it stops becomes a 503.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -259,7 +260,7 @@ class AnswerDefects:
             await self._app(scope, receive, send_noting)
         except ClientDisconnect:
             raise
-        except asyncio.CancelledError:  # the server stops, and this took longer than it waits
+        except asyncio.CancelledError:  # the server stops, and waits no longer
             if begun:
                 raise
             answer = response_to(ShuttingDown(), Request(scope))
@@ -268,13 +269,13 @@ class AnswerDefects:
             request_id = scope["state"]["request_id"]
             _log_defect(request_id)
             if begun:
-                raise  # the server can only cut the answer off
+                raise  # too late for another answer: the server closes the connection
             answer = problem_response(INTERNAL_ERROR, INTERNAL_ERROR.example, scope["path"], request_id)
             await answer(scope, receive, send)
 
 
 def _what_is_invalid(request: Request, error: Mapping[str, Any]) -> str:
-    # Every route takes its query as one model.
+    # Every route declares its query as one model.
     (query,) = request.scope["route"].dependant.query_params
     fields = query.field_info.annotation.model_fields
     name = error["loc"][-1]
@@ -285,7 +286,7 @@ def _what_is_invalid(request: Request, error: Mapping[str, Any]) -> str:
 
 
 def openapi_responses(*kinds: Kind, path: str = "/predict") -> dict[int | str, dict[str, Any]]:
-    """The `responses` of the route at `path` that may end with `kinds`, one example each."""
+    """Return `responses` for the route at `path`, with an example of each of `kinds`."""
     responses: dict[int | str, dict[str, Any]] = {}
     for kind in (*kinds, INTERNAL_ERROR):
         response = responses.setdefault(

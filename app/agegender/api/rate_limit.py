@@ -1,4 +1,4 @@
-"""Whether a caller may ask, and how often, where the operator set keys or a limit."""
+"""Authentication and rate limits of callers, where the operator set keys or a limit."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from agegender.api.security import KEY_HEADER, require_key
 
 
 class RateLimit:
-    """Counts the requests of each caller in this process; a count is dropped when its time is over."""
+    """Counts the requests of each caller in this process, in a fixed window of time."""
 
     def __init__(self, rate: str) -> None:
-        """`rate` as in 60/minute."""
+        """`rate` is a number per unit of time, such as 60/minute."""
         self.words = rate.replace("/", " per ")
         self._rate = limits.parse(rate)
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
 
     def take(self, caller: str) -> int:
-        """Count one request of `caller`: 0 where it may pass, else the seconds until the next one may."""
+        """Count one request of `caller`. Return 0 if it is allowed, else the seconds until the next one is."""
         if self._limiter.hit(self._rate, caller):
             return 0
         passes_again, _ = self._limiter.get_window_stats(self._rate, caller)
@@ -34,7 +34,7 @@ class RateLimit:
 
 
 async def may_ask(request: Request, sent_key: Annotated[str | None, Depends(KEY_HEADER)]) -> None:
-    """Raise a 401, or a 429 where this caller, known by its key or else by its address, has asked too often."""
+    """Raise a 401 without a valid key, and a 429 beyond the rate limit of the caller's key or else address."""
     key = require_key(request.app.state.api_keys, sent_key)
     rate_limit: RateLimit | None = request.app.state.rate_limit
     if rate_limit is None:
@@ -49,10 +49,10 @@ async def may_ask(request: Request, sent_key: Annotated[str | None, Depends(KEY_
 
 
 def _network(request: Request) -> str:
-    """The caller's address; of one in IPv6 the first 64 bits, since its owner has all that begin with them."""
+    """Return the caller's address, or of IPv6 its /64 network, all of which usually belongs to one customer."""
     try:
         address = ipaddress.ip_address(request.client.host if request.client else "")
-    except ValueError:  # a socket without addresses, or a proxy that says "unknown"
+    except ValueError:  # a Unix socket, or a proxy that sends "unknown"
         return "unknown"
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)

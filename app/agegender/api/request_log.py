@@ -1,4 +1,4 @@
-"""Around every request: its id, headers that each answer carries, one line in the log, and a count."""
+"""Request ids, headers of every answer, one line in the log and one count for each request."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from agegender.api.problems import INTERNAL_ERROR
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _CLIENT_LEFT = 499
-"""Logged, never sent: nginx's number for a client that did not wait for the answer."""
+"""Logged, never sent: nginx's status for a client that closed the connection before the answer."""
 
 HEADERS = (
-    # What a browser may do with an answer: show it, and nothing else. Pages set their own.
+    # A browser may show an answer and do nothing else with it. The pages set their own policies.
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
-    # An answer tells about a person: nobody on the way keeps it.
+    # An answer is personal data: no cache keeps it.
     (b"cache-control", b"no-store"),
 )
 
@@ -39,7 +39,7 @@ def id_of(headers: Headers) -> str:
 
 
 class Observe:
-    """ASGI middleware, around all that answers. What a handler puts into `request.state.noted` is logged as well."""
+    """The outermost ASGI middleware. Handlers add fields to the log line by `request.state.noted`."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -66,14 +66,14 @@ class Observe:
                 message["headers"] = [*message["headers"], *own]
             await send(message)
 
-        # RFC 9110, 9.3.2: what GET answers, of which the server sends the head alone.
+        # RFC 9110, 9.3.2: the same as GET, of which the server sends the head only.
         asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
             await self._app(asked, receive, send_with_id)
         except ClientDisconnect:
             status = _CLIENT_LEFT
         finally:
-            # As it is declared: a path that is not there may hold a file's name, as `curl -T` sends it.
+            # The route and not the path, which may contain the name of a file, as `curl -T` sends it.
             route = getattr(asked.get("route"), "path", "other")
             self._metrics.count_request(route, status or INTERNAL_ERROR.status)
             fields = {

@@ -1,4 +1,4 @@
-"""Who may ask: API keys, where the operator set any."""
+"""API keys, where the operator set any."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic import SecretStr
 from agegender.api.problems import UNAUTHORIZED, ApiError
 
 KEY_HEADER = APIKeyHeader(
-    name="X-API-Key", auto_error=False, description="Needed only where the operator set keys."
+    name="X-API-Key", auto_error=False, description="Needed only if the operator has set keys."
 )
 
 
 class ApiKeys:
-    """The keys that open the service, as digests: the keys themselves are not kept."""
+    """The valid keys, as digests: the keys themselves are not kept."""
 
     def __init__(self, comma_separated: SecretStr) -> None:
         keys = (key.strip() for key in comma_separated.get_secret_value().split(","))
@@ -26,7 +26,7 @@ class ApiKeys:
         return bool(self._digests)
 
     def recognise(self, sent: bytes) -> bytes | None:
-        """The digest by which a key is known here, or None where it is none of the keys."""
+        """Return the digest of a valid key, or None."""
         digest = _digest(sent)
         return digest if any(hmac.compare_digest(digest, known) for known in self._digests) else None
 
@@ -36,10 +36,10 @@ def _digest(key: bytes) -> bytes:
 
 
 def require_key(keys: ApiKeys, sent: str | None) -> bytes | None:
-    """The digest of the key that was sent, or None where no keys are set. Raises a 401 without one of them."""
+    """Return the digest of the key that was sent, or None if no keys are set. Raises a 401 without a valid key."""
     if not keys:
         return None
-    # The server hands bytes on as Latin-1: this undoes it, so that a key may have any letters.
+    # Starlette decodes headers as Latin-1; undo it, so that keys may contain any letters.
     recognised = None if sent is None else keys.recognise(sent.encode("latin-1"))
     if recognised is None:
         raise ApiError(UNAUTHORIZED, headers={"WWW-Authenticate": "ApiKey"})

@@ -1,4 +1,4 @@
-"""What requests share, made by the app's lifespan."""
+"""State that all requests share; the app's lifespan makes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agegender.inference.variants import Catalogue
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The models, the workers that run them, and the choices that requests are answered by."""
+    """The models, the workers that run them, and the settings that requests need."""
 
     catalogue: Catalogue
     pool: Pool[Pipeline]
@@ -27,6 +27,6 @@ class Service:
 
 
 def service_of(request: Request) -> Service:
-    """Of the app that serves `request`."""
+    """Return the service of the app that handles `request`."""
     service: Service = request.app.state.service
     return service

@@ -1,6 +1,6 @@
 """Optional traces by OpenTelemetry: a span for each request, with one for each stage of a prediction inside.
 
-Where they go is for OpenTelemetry's own variables to say, such as OTEL_EXPORTER_OTLP_ENDPOINT.
+OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT, say where they are sent.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agegender.answers import Timings
 
 _UNTRACED = ("/health/live", "/health/ready", "/metrics")
-"""What probes and scrapers ask for, again and again."""
+"""Paths that probes and scrapers request all the time."""
 
 
 class TracesUnavailable(Exception):
@@ -35,7 +35,7 @@ class Traces:
                 "Traces need OpenTelemetry: install this package with its extra `traces`, or switch them off by "
                 "--traces=false (AGEGENDER_TRACES)."
             ) from error
-        # OTEL_SERVICE_NAME, where it is set, goes before.
+        # OTEL_SERVICE_NAME takes precedence.
         self._provider = TracerProvider(resource=Resource.create({"service.name": "agegender"}))
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("agegender")
@@ -43,7 +43,7 @@ class Traces:
         self._server = trace.SpanKind.SERVER
 
     def add_stages(self, spent: Timings) -> None:
-        """Spans of a prediction that has just ended, inside the span of the request that is being served."""
+        """Add a span for each stage of a prediction that has just ended to the current span."""
         at = time.time_ns() - round(spent.total * 1e6)
         for stage in ("decode", "detect", "predict"):
             span = self._tracer.start_span(stage, start_time=at)
@@ -51,7 +51,7 @@ class Traces:
             span.end(at)
 
     async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request in a span, which goes on the caller's trace where its headers name one."""
+        """Serve one request in a span, which continues the trace that its headers name."""
         context = self._extract(Headers(scope=scope))
         method = scope["method"]
         with self._tracer.start_as_current_span(method, context=context, kind=self._server) as span:
@@ -64,7 +64,7 @@ class Traces:
             try:
                 await app(scope, receive, send_and_note)
             finally:
-                # As it is declared, as in the log: what was asked for may hold a file's name.
+                # The route and not the path, which may contain the name of a file.
                 route = getattr(scope.get("route"), "path", "other")
                 span.update_name(f"{method} {route}")
                 span.set_attributes(
@@ -76,12 +76,12 @@ class Traces:
                 )
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         self._provider.shutdown()
 
 
 class Traced:
-    """ASGI middleware that traces what is worth it; inside `Observe`, which gives requests their ids."""
+    """ASGI middleware that traces requests, except those of probes; inside `Observe`, which sets their ids."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

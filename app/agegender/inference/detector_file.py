@@ -1,4 +1,4 @@
-"""YuNet's file: where it is looked for, and how it gets there; it is downloaded once, never shipped."""
+"""YuNet's file, which is downloaded once into the user's cache and never shipped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 from platformdirs import user_cache_path
 
-# The revision is fixed so that the address keeps meaning the bytes that the digest stands for.
+# Of a fixed revision, so that the digest stays right.
 YUNET_URL = (
     "https://media.githubusercontent.com/media/opencv/opencv_zoo/47534e27c9851bb1128ccc0102f1145e27f23f98/"
     "models/face_detection_yunet/face_detection_yunet_2023mar.onnx"
@@ -21,18 +21,18 @@ YUNET_SIZE = 232_589
 
 
 class DetectorFileError(Exception):
-    """YuNet's file is wrong, or could not be had or stored; str(e) is one line for the operator."""
+    """YuNet's file is wrong, or cannot be downloaded or stored; str(e) is one line for the operator."""
 
 
 def cached_path() -> Path:
-    """Where `fetch` puts the file and `find` looks for it: the user's cache folder."""
+    """Return the path of the file in the user's cache folder."""
     return user_cache_path("agegender") / "face_detection_yunet_2023mar.onnx"
 
 
 def find(path: Path | None = None) -> Path | None:
-    """YuNet's file: `path` where one is named, else the cached one, else None.
+    """Return the path of YuNet's file: `path` if given, else the cached one, or None if there is none.
 
-    Raises DetectorFileError where `path` is missing, or where either file is not the published one.
+    Raises DetectorFileError if `path` is missing, or if the file is not the published one.
     """
     found = cached_path() if path is None else path
     if path is None and not found.exists():
@@ -42,9 +42,9 @@ def find(path: Path | None = None) -> Path | None:
 
 
 def fetch(source: Path | None = None, on_progress: Callable[[int], None] = lambda _: None) -> Path:
-    """Put the published file into the user's cache folder, from its address or from `source`.
+    """Put the published file into the user's cache folder, from the internet or from `source`.
 
-    `on_progress` is told how many bytes, of `YUNET_SIZE`, have come so far. The file appears whole or not
+    `on_progress` is called with the number of bytes received so far, of `YUNET_SIZE`. The file appears whole or not
     at all. Returns its path; raises DetectorFileError.
     """
     data = _download(on_progress) if source is None else _read(source)
@@ -80,8 +80,8 @@ def _download(on_progress: Callable[[int], None]) -> bytes:
     else:
         return bytes(data)
     raise DetectorFileError(
-        f"YuNet could not be downloaded from {YUNET_URL}: {reason}; the service goes on with Haar, "
-        "and `agegender fetch-detector --from PATH` takes a file that you have."
+        f"YuNet could not be downloaded from {YUNET_URL}: {reason}; the service uses Haar, "
+        "and `agegender fetch-detector --from PATH` takes a file that you already have."
     )
 
 

@@ -1,4 +1,4 @@
-"""How ONNX Runtime runs all networks: on the thread that calls, and out of one memory arena."""
+"""ONNX Runtime sessions that run on the calling thread and share one memory arena."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ onnxruntime.create_and_register_allocator(
     onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     ),
-    onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}),  # by as much as is asked for
+    onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}),  # grow by what is needed, not by doubling
 )
 
 
 def load(model: Path | bytes) -> onnxruntime.InferenceSession:
-    """A network from its file or the bytes of one; threads may share it. Raises ONNX Runtime's exceptions."""
+    """Load a network from a file or its bytes; threads may share it. Raises ONNX Runtime's exceptions."""
     options = onnxruntime.SessionOptions()
-    # The calling thread does it all: there are as many workers as cores, and threads of the runtime's own
-    # would take turns with them, or spin. With one it starts none.
+    # One thread is the calling one. There is a worker for each core, and threads of the runtime would compete
+    # with them.
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.use_env_allocators", "1")
-    # Else it warns of numbers in YuNet's file that the joined heads leave unused.
+    # It warns of initializers in YuNet's file that the joined heads do not use.
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""Files that are sent as they are: once, and then only when they have changed."""
+"""Static files with entity tags: a browser asks again each time, and gets them anew only when they have changed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".
 
 
 def file_router(files: Mapping[str, Traversable], headers: Mapping[str, str]) -> APIRouter:
-    """Routes that answer GET of each path with its file, which is read now and once, and with `headers`."""
-    # No part of the contract that the OpenAPI document describes.
+    """Return routes that answer GET of each path with its file and `headers`. The files are read once, now."""
+    # Not part of the API, so not in the OpenAPI document.
     router = APIRouter(include_in_schema=False)
     for path, file in files.items():
         router.get(path)(_sender(file.read_bytes(), _TYPES[PurePath(file.name).suffix], headers))
@@ -26,11 +26,11 @@ def file_router(files: Mapping[str, Traversable], headers: Mapping[str, str]) ->
 
 def _sender(content: bytes, media_type: str, headers: Mapping[str, str]) -> Callable[..., Any]:
     tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-    # Kept, but asked for again each time: a page and its script must never be of two releases.
+    # Validated on each use: a page and its script must be of the same release.
     headers = {**headers, "Cache-Control": "no-cache", "ETag": tag}
 
     async def send_file(request: Request, _: Annotated[NoQuery, Query()]) -> Response:
-        # A proxy that compresses makes the tag a weak one.
+        # A proxy that compresses turns the tag into a weak one.
         if request.headers.get("if-none-match", "").removeprefix("W/") == tag:
             return Response(status_code=304, headers=headers)
         return Response(content, media_type=media_type, headers=headers)
