@@ -50,11 +50,9 @@ def kinds() -> dict[str, Callable[[Image.Image], bytes]]:
 
         return encode
 
-    def png16(channels: int) -> Callable[[Image.Image], bytes]:
+    def png16(mode: str) -> Callable[[Image.Image], bytes]:
         def encode(image: Image.Image) -> bytes:
-            pixels = (
-                np.asarray(image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])).astype(np.uint16) * 257
-            )
+            pixels = np.asarray(image.convert(mode)).astype(np.uint16) * 257
             return cv2.imencode(".png", pixels)[1].tobytes()
 
         return encode
@@ -98,9 +96,9 @@ def kinds() -> dict[str, Callable[[Image.Image], bytes]]:
         "PNG": pillow("PNG", exif=turned),
         "PNG alpha, profile": pillow("PNG", "RGBA", exif=turned, icc_profile=profile),
         "PNG palette": pillow("PNG", "P"),
-        "PNG 16-bit grey": png16(1),
-        "PNG 16-bit": png16(3),
-        "PNG 16-bit alpha": png16(4),
+        "PNG 16-bit grey": png16("L"),
+        "PNG 16-bit": png16("RGB"),
+        "PNG 16-bit alpha": png16("RGBA"),
         "PNG animated": pillow("PNG", "RGBA", save_all=True),
         "WEBP": pillow("WEBP", exif=turned),
         "WEBP alpha": pillow("WEBP", "RGBA", exif=turned),

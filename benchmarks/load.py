@@ -10,10 +10,10 @@ import itertools
 import math
 import multiprocessing
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import ParamSpec, cast
+from typing import Any, cast
 
 import httptools
 import numpy as np
@@ -30,7 +30,6 @@ _TICK = 0.001
 # Seconds in which a request must have been answered.
 _PATIENCE = 120
 
-P = ParamSpec("P")
 Seconds = NDArray[np.float64]
 
 
@@ -126,11 +125,8 @@ def evenly(rate: float, seconds: float) -> Seconds:
     return np.arange(0, _WARM_UP + seconds, 1 / rate, dtype=np.float64)
 
 
-def _run(load: Callable[P, Awaitable[Answers]], *args: P.args, **kwargs: P.kwargs) -> Answers:
-    async def limited() -> Answers:
-        return await load(*args, **kwargs)
-
-    return uvloop.run(limited())
+def _run(load: Callable[..., Coroutine[Any, Any, Answers]], *args: Any) -> Answers:
+    return uvloop.run(load(*args))
 
 
 @dataclass

@@ -41,33 +41,25 @@ def run(bench: Bench) -> Iterator[Table]:
             table, program, statistics.median(starts), cpu, ready, str(answers.count(200)), after, peak
         )
     yield table
-    yield from _container()
+    if shutil.which("docker") and _docker("image", "inspect", _IMAGE, "--format", "{{.Id}}"):
+        table = Table("start to ready, s", title=f"`docker run {_IMAGE}`", title_justify="left")
+        table.add_row(f"{statistics.median(_container() for _ in range(_STARTS)):.2f}")
+        yield table
 
 
-def _container() -> Iterator[Table]:
-    """The same of the image `agegender`, where there is one."""
-    docker = shutil.which("docker")
-    if docker is None:
-        return
+def _docker(*arguments: str) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)  # noqa: S607
+    return done.stdout.strip()
 
-    def run_docker(*arguments: str) -> str:
-        done = subprocess.run([str(docker), *arguments], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
 
-    if not run_docker("image", "inspect", _IMAGE, "--format", "{{.Id}}"):
-        return
-    seconds = []
-    for _ in range(_STARTS):
-        begun = time.perf_counter()
-        container = run_docker("run", "--detach", "--publish=127.0.0.1::8000", _IMAGE)
-        try:
-            port = int(run_docker("port", container, "8000/tcp").rpartition(":")[2])
-            while not is_ready(port):
-                time.sleep(0.01)
-            seconds.append(time.perf_counter() - begun)
-        finally:
-            run_docker("rm", "--force", container)
-    table = Table(title="`docker run agegender`", title_justify="left")
-    table.add_column("start to ready, s", justify="right")
-    table.add_row(f"{statistics.median(seconds):.2f}")
-    yield table
+def _container() -> float:
+    """Seconds from `docker run` to ready."""
+    begun = time.perf_counter()
+    container = _docker("run", "--detach", "--publish=127.0.0.1::8000", _IMAGE)
+    try:
+        port = int(_docker("port", container, "8000/tcp").rpartition(":")[2])
+        while not is_ready(port):
+            time.sleep(0.01)
+        return time.perf_counter() - begun
+    finally:
+        _docker("rm", "--force", container)

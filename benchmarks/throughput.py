@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rich.table import Table
@@ -15,19 +14,6 @@ from benchmarks.photographs import EVERYDAY, Photograph, photograph
 from benchmarks.server import CONNECTIONS, Bench, machine_cpu_seconds, service
 
 _ROUNDS = 3
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one round found; see the table's headings."""
-
-    per_second: float
-    p50: float
-    p99: float
-    cpu: float
-    not_200: float
-    client_cores: float
-    others_cores: float
 
 
 def run(bench: Bench) -> Iterator[Table]:
@@ -40,32 +26,26 @@ def run(bench: Bench) -> Iterator[Table]:
     for size in EVERYDAY:
         photo = photograph(*size)
         for connections in (1, CONNECTIONS):
-            rounds: dict[Path, list[Round]] = {program: [] for program in bench.programs}
+            rounds: dict[Path, list[tuple[float, ...]]] = {program: [] for program in bench.programs}
             for _ in range(_ROUNDS):
                 for program, found in rounds.items():
                     found.append(_measure(bench, program, photo, connections))
             for program, found in rounds.items():
-                medians = [
-                    statistics.median(getattr(each, field.name) for each in found) for field in fields(Round)
-                ]
+                medians = [statistics.median(figures) for figures in zip(*found, strict=True)]
                 bench.add_row(table, program, photo.name, str(connections), *medians)
     yield table
 
 
-def _measure(bench: Bench, program: Path, photo: Photograph, connections: int) -> Round:
+def _measure(bench: Bench, program: Path, photo: Photograph, connections: int) -> tuple[float, ...]:
+    """The figures of one round, in the order of the table."""
     with service(program, bench.yunet) as server:
         begun, cpu, machine = time.perf_counter(), server.cpu_seconds(), machine_cpu_seconds()
         request = post("/predict", photo.jpeg)
         answers = bench.client.closed(server.port, [request], connections, bench.seconds(4))
         seconds = time.perf_counter() - begun
         cpu, machine = server.cpu_seconds() - cpu, machine_cpu_seconds() - machine
-    good = answers.count(200)
-    return Round(
-        per_second=answers.per_second(200),
-        p50=answers.percentile(50),
-        p99=answers.percentile(99),
-        cpu=1000 * cpu / good,
-        not_200=len(answers.status) - good,
-        client_cores=answers.client_seconds / seconds,
-        others_cores=max(0.0, (machine - cpu - answers.client_seconds) / seconds),
-    )
+    good, client = answers.count(200), answers.client_seconds
+    latency = (answers.percentile(50), answers.percentile(99))
+    others = max(0.0, (machine - cpu - client) / seconds)
+    cost = (1000 * cpu / good, len(answers.status) - good, client / seconds, others)
+    return (answers.per_second(200), *latency, *cost)
