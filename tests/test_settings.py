@@ -18,7 +18,7 @@ def test_without_any_only_this_machine_may_ask_and_workers_are_the_cores(
     assert (settings.models, settings.default_model) == (Path("models"), "age_gender_B")
     assert settings.workers == len(os.sched_getaffinity(0))
     assert settings.queue_size == 4 * settings.workers
-    assert (settings.max_bytes, settings.max_image_memory) == (10 * 2**20, 400_000_000)
+    assert (settings.max_bytes, settings.max_image_memory) == (20 * 2**20, 400_000_000)
 
 
 def test_the_queue_follows_the_workers_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,11 +82,15 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Seconds that accepted requests have to finish when the service stops.",
     )
-    max_bytes: int = Field(10 * 2**20, ge=1, description="Largest image accepted, in bytes.")
-    arrival_memory: int = Field(
-        default_factory=lambda values: 16 * values["max_bytes"],
+    max_bytes: int = Field(
+        20 * 2**20,
         ge=1,
-        description="Memory for requests that are still arriving, in bytes, by default 16 of the largest images; "
+        description="Largest image accepted, in bytes; a JPEG of 48 megapixels has 10 to 20 MiB.",
+    )
+    arrival_memory: int = Field(
+        default_factory=lambda values: 8 * values["max_bytes"],
+        ge=1,
+        description="Memory for requests that are still arriving, in bytes, by default 8 of the largest images; "
         "when it is full, requests get a 503.",
     )
     max_batch_bytes: int = Field(

@@ -33,7 +33,7 @@ from hostile_files import too_many_pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-LIMIT, BATCH_LIMIT = 10 * 2**20, 40 * 2**20
+LIMIT, BATCH_LIMIT = 20 * 2**20, 40 * 2**20
 IMAGE = png(grey(51))
 BOUNDARY = "multipart/form-data; boundary=b"
 
@@ -227,8 +227,8 @@ def test_a_key_is_needed_where_keys_are_set(bare_server: Server, keys: tuple[str
 
 
 def of_exactly(size: int) -> bytes:
-    """A form of so many bytes whose files are all as large as allowed, but for the last."""
-    first = 3 * part("images", IMAGE + bytes(LIMIT - len(IMAGE)))
+    """Return a form of `size` bytes with four files, a quarter of the limit each but for the last."""
+    first = 3 * part("images", IMAGE + bytes(BATCH_LIMIT // 4 - len(IMAGE)))
     last = part("images", b"") + END
     rest = size - len(first) - len(last)
     return first + part("images", IMAGE + bytes(rest - len(IMAGE))) + END

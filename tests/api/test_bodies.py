@@ -10,7 +10,7 @@ import httpx
 import pytest
 from helpers import ASTRONAUT, Server, check_problem, grey, png
 
-LIMIT, BATCH_LIMIT = 10 * 2**20, 40 * 2**20
+LIMIT, BATCH_LIMIT = 20 * 2**20, 40 * 2**20
 IMAGE = png(grey(51))
 AGE = 20
 BOUNDARY = "multipart/form-data; boundary=b"

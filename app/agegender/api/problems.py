@@ -83,7 +83,7 @@ BODY_TOO_LARGE = Kind(
     "body-too-large",
     413,
     "Too many bytes",
-    "The image has more than the 10485760 bytes that are allowed: send a smaller one.",
+    "The image has more than the 20971520 bytes that are allowed: send a smaller one.",
 )
 IMAGE_TOO_LARGE = Kind(
     "image-too-large",
