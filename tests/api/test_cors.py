@@ -10,17 +10,24 @@ import pytest
 from agegender.inference.pipeline import Pipeline
 from agegender.settings import Settings
 from fastapi import FastAPI
-from helpers import Server, check_problem, grey, in_process, png, serving
+from helpers import Server, check_problem, grey, in_process, png
+from local_service import LocalService
 
 ORIGIN, OTHER = "https://app.example", "http://localhost:3000"
 STRANGERS = ["https://evil.example", "http://app.example", "https://app.example:8443", "null"]
 
 
 @pytest.fixture(scope="module")
-def open_server(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
+def open_server(models_folder: Path) -> Iterator[LocalService]:
     """Two origins may ask, each caller twice an hour, with a key."""
-    options = ["--workers=1", f"--cors-origins={ORIGIN}, {OTHER}", "--rate-limit=1/hour"]
-    with serving(models_folder, empty_cache, *options, AGEGENDER_API_KEYS="key,second") as running:
+    settings = Settings(
+        models=models_folder,
+        workers=1,
+        cors_origins=f"{ORIGIN}, {OTHER}",
+        rate_limit="1/hour",
+        api_keys="key,second",
+    )
+    with LocalService(settings) as running:
         yield running
 
 
@@ -33,7 +40,7 @@ def may_read(answer: httpx.Response) -> bool:
     }
 
 
-def ask_first(server: Server, origin: str) -> httpx.Response:
+def ask_first(server: Server | LocalService, origin: str) -> httpx.Response:
     headers = {
         "Origin": origin,
         "Access-Control-Request-Method": "POST",
@@ -43,7 +50,7 @@ def ask_first(server: Server, origin: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("origin", [ORIGIN, OTHER])
-def test_a_page_that_is_named_may_send_a_photograph_and_a_key(open_server: Server, origin: str) -> None:
+def test_a_page_that_is_named_may_send_a_photograph_and_a_key(open_server: LocalService, origin: str) -> None:
     answer = ask_first(open_server, origin)
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == origin
@@ -54,7 +61,7 @@ def test_a_page_that_is_named_may_send_a_photograph_and_a_key(open_server: Serve
 
 
 @pytest.mark.parametrize("origin", STRANGERS)
-def test_any_other_may_not(open_server: Server, origin: str) -> None:
+def test_any_other_may_not(open_server: LocalService, origin: str) -> None:
     for answer in (
         ask_first(open_server, origin),
         open_server.client.get("/health/live", headers={"Origin": origin}),
@@ -62,7 +69,7 @@ def test_any_other_may_not(open_server: Server, origin: str) -> None:
         assert "access-control-allow-origin" not in answer.headers
 
 
-def test_errors_can_be_read_too(open_server: Server) -> None:
+def test_errors_can_be_read_too(open_server: LocalService) -> None:
     client, origin = open_server.client, {"Origin": ORIGIN}
     key = {**origin, "X-API-Key": "key"}
     read = client.get("/models", headers=key)

@@ -11,7 +11,8 @@ import pytest
 from agegender.api.rate_limit import RateLimit
 from agegender.settings import Settings
 from fastapi import FastAPI
-from helpers import PATIENCE, Server, Upload, check_problem, grey, in_process, png, serving
+from helpers import PATIENCE, Upload, check_problem, grey, in_process, png
+from local_service import LocalService
 
 IMAGE = png(grey(51))
 UNLIMITED = ["/health/live", "/health/ready", "/metrics", "/", "/docs", "/openapi.json"]
@@ -25,19 +26,14 @@ def check_limited(answer: httpx.Response, path: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def limited_server(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
+def limited_server(models_folder: Path) -> Iterator[LocalService]:
     """Three requests an hour for each key, and a key for each test."""
-    with serving(
-        models_folder,
-        empty_cache,
-        "--workers=1",
-        "--rate-limit=3/hour",
-        AGEGENDER_API_KEYS="one,two,three,four",
-    ) as running:
+    settings = Settings(models=models_folder, workers=1, rate_limit="3/hour", api_keys="one,two,three,four")
+    with LocalService(settings) as running:
         yield running
 
 
-def test_all_requests_of_a_key_count_together_and_those_of_others_apart(limited_server: Server) -> None:
+def test_all_requests_of_a_key_count_together_and_those_of_others_apart(limited_server: LocalService) -> None:
     client, key = limited_server.client, {"X-API-Key": "one"}
     assert client.get("/models", headers=key).status_code == 200
     assert client.get("/models/age_gender_Z", headers=key).status_code == 404
@@ -49,7 +45,7 @@ def test_all_requests_of_a_key_count_together_and_those_of_others_apart(limited_
     assert client.get("/models", headers={"X-API-Key": "two"}).status_code == 200
 
 
-def test_a_batch_is_one_request(limited_server: Server) -> None:
+def test_a_batch_is_one_request(limited_server: LocalService) -> None:
     files = 4 * [("images", ("photo.png", IMAGE))]
     for _ in range(3):
         answer = limited_server.client.post(
@@ -62,12 +58,12 @@ def test_a_batch_is_one_request(limited_server: Server) -> None:
     )
 
 
-def test_without_a_key_nothing_is_counted(limited_server: Server) -> None:
+def test_without_a_key_nothing_is_counted(limited_server: LocalService) -> None:
     for sent in 5 * [{}, {"X-API-Key": "wrong"}]:
         check_problem(limited_server.client.get("/models", headers=sent), 401, "unauthorized", "/models")
 
 
-def test_the_limit_comes_before_the_body(limited_server: Server) -> None:
+def test_the_limit_comes_before_the_body(limited_server: LocalService) -> None:
     for _ in range(3):
         assert limited_server.client.get("/models", headers={"X-API-Key": "three"}).status_code == 200
     upload = Upload(limited_server, length=10 * 2**20, wait=False, **{"X-API-Key": "three"})
@@ -75,9 +71,9 @@ def test_the_limit_comes_before_the_body(limited_server: Server) -> None:
 
 
 def test_where_no_keys_are_set_addresses_count_and_nobody_talks_himself_into_another(
-    models_folder: Path, empty_cache: Path
+    models_folder: Path,
 ) -> None:
-    with serving(models_folder, empty_cache, "--workers=1", "--rate-limit=3/hour") as server:
+    with LocalService(Settings(models=models_folder, workers=1, rate_limit="3/hour")) as server:
         for other in ("198.51.100.1", "198.51.100.2", "unknown"):
             headers = {"X-Forwarded-For": other, "Forwarded": f"for={other}", "X-API-Key": other}
             assert server.client.get("/models", headers=headers).status_code == 200
@@ -88,28 +84,28 @@ def test_where_no_keys_are_set_addresses_count_and_nobody_talks_himself_into_ano
 
 
 @pytest.mark.parametrize("proxies", ["127.0.0.1", "192.0.2.1, 127.0.0.0/8"])
-def test_a_trusted_proxy_says_who_asks(models_folder: Path, empty_cache: Path, proxies: str) -> None:
+def test_a_trusted_proxy_says_who_asks(models_folder: Path, proxies: str) -> None:
     def status(forwarded_for: str) -> int:
         return server.client.get("/models", headers={"X-Forwarded-For": forwarded_for}).status_code
 
-    options = ["--workers=1", "--rate-limit=1/hour", f"--trusted-proxies={proxies}"]
-    with serving(models_folder, empty_cache, *options) as server:
+    settings = Settings(models=models_folder, workers=1, rate_limit="1/hour", trusted_proxies=proxies)
+    with LocalService(settings) as server:
         assert (status("198.51.100.1"), status("198.51.100.1")) == (200, 429)
         # What the caller himself wrote there stands before what the proxy saw.
         assert status("203.0.113.9, 198.51.100.1") == 429
         assert status("198.51.100.1, 203.0.113.9") == 200
 
 
-def test_another_proxy_than_the_trusted_one_is_a_caller(models_folder: Path, empty_cache: Path) -> None:
-    options = ["--workers=1", "--rate-limit=1/hour", "--trusted-proxies=192.0.2.1"]
-    with serving(models_folder, empty_cache, *options) as server:
+def test_another_proxy_than_the_trusted_one_is_a_caller(models_folder: Path) -> None:
+    settings = Settings(models=models_folder, workers=1, rate_limit="1/hour", trusted_proxies="192.0.2.1")
+    with LocalService(settings) as server:
         for forwarded_for, status in (("198.51.100.1", 200), ("198.51.100.2", 429)):
             answer = server.client.get("/models", headers={"X-Forwarded-For": forwarded_for})
             assert answer.status_code == status
 
 
-def test_who_waits_as_long_as_told_is_let_in(models_folder: Path, empty_cache: Path) -> None:
-    with serving(models_folder, empty_cache, "--workers=1", "--rate-limit=1/second") as server:
+def test_who_waits_as_long_as_told_is_let_in(models_folder: Path) -> None:
+    with LocalService(Settings(models=models_folder, workers=1, rate_limit="1/second")) as server:
         refused = next(answer for _ in range(1000) if (answer := server.client.get("/models")).is_error)
         detail = check_problem(refused, 429, "rate-limited", "/models")
         assert (refused.headers["retry-after"], "1 per second" in detail) == ("1", True)

@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers import Server, check_problem, grey, png, serving
+from agegender.settings import Settings
+from helpers import Server, check_problem, grey, png
+from local_service import LocalService
 
 GUARDED = [("POST", "/predict"), ("GET", "/models"), ("GET", "/models/age_gender_B")]
 OPEN = ["/health/live", "/health/ready", "/docs", "/openapi.json"]
@@ -43,10 +45,8 @@ def test_no_key_is_ever_logged(bare_server: Server, keys: tuple[str, str]) -> No
     assert not any(key in bare_server.log() for key in keys)
 
 
-def test_a_key_may_have_any_letters(models_folder: Path, empty_cache: Path) -> None:
-    with serving(
-        models_folder, empty_cache, "--workers=1", AGEGENDER_API_KEYS="ein-schlüssel, ключ"
-    ) as server:
+def test_a_key_may_have_any_letters(models_folder: Path) -> None:
+    with LocalService(Settings(models=models_folder, workers=1, api_keys="ein-schlüssel, ключ")) as server:
         for key, status in (("ein-schlüssel", 200), ("ключ", 200), ("ein-schlussel", 401)):
             answer = server.client.get("/models", headers={"X-API-Key": key.encode()})
             assert answer.status_code == status

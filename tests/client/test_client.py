@@ -26,8 +26,8 @@ from agegender.api import problems
 from agegender.api.problems import Kind, problem_response
 from agegender.client import AgeGenderError, BadRequest, Busy, Defect, Refused, TimedOut, Unreachable
 from agegender.settings import Settings
-from gated import gated_service
 from helpers import ASTRONAUT, PATIENCE, Server, grey, pixels, png, side_by_side, without_timings
+from local_service import gated_service
 
 Ask = Callable[..., Any]
 

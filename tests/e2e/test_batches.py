@@ -18,8 +18,8 @@ from agegender.api import upload
 from agegender.api.upload import SentImage
 from agegender.inference.pool import Load
 from agegender.settings import Settings
-from gated import GatedService, gated_service
 from helpers import PATIENCE, Upload, check_problem, grey, png, serving, until
+from local_service import GatedService, gated_service
 
 SINGLE = png(grey(51))
 # Each has other bytes, and is of another width: 100 and more.

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from agegender.inference.pool import Load
 from agegender.settings import Settings
-from gated import GatedService, gated_service
 from helpers import PATIENCE, Upload, check_problem, grey, png, until
+from local_service import GatedService, gated_service
 
 IMAGE = png(grey(51))
 WORKERS, QUEUE_SIZE = 2, 3

@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from agegender.settings import Settings
-from helpers import PATIENCE, Server, check_problem, connected, grey, png, read_to_the_end, serving
+from helpers import PATIENCE, Server, connected, grey, png, read_to_the_end, serving
 
 IMAGE = png(grey(51))
 HEAD = b"POST /predict?detector=none HTTP/1.1\r\nHost: service\r\nContent-Type: image/png\r\n"
@@ -28,14 +27,6 @@ UNFINISHED = {
     b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
     b'--b\r\nContent-Disposition: form-data; name="images"; filename="p"\r\n\r\n' + IMAGE + b"\r\n--b\r\n",
 }
-
-
-def until(server: Server, status: int) -> httpx.Response:
-    """The first answer of that status: what others sent or left is known to the server at some later moment."""
-    deadline = time.monotonic() + PATIENCE
-    while (answer := server.predict(IMAGE, detector="none")).status_code != status:
-        assert time.monotonic() < deadline
-    return answer
 
 
 @pytest.fixture(scope="module")
@@ -113,24 +104,6 @@ def test_a_head_without_end_is_refused(patient: Server) -> None:
             for _ in range(200):
                 connection.sendall(b"X-Padding: " + 1000 * b"x" + b"\r\n" if _ else HEAD)
         assert read_to_the_end(connection)[:12] in (b"HTTP/1.1 400", b"")
-
-
-def test_bodies_that_fill_the_memory_for_them_leave_no_room_for_another(
-    models_folder: Path, empty_cache: Path
-) -> None:
-    held = HEAD + b"Content-Length: 30000\r\n\r\n" + 20_000 * b"x"
-    with (
-        serving(
-            models_folder, empty_cache, "--workers=1", "--max-bytes=40000", "--arrival-memory=40000"
-        ) as server,
-        connected(server, 2) as connections,
-    ):
-        for connection in connections:
-            connection.sendall(held)
-        refused = until(server, 503)
-        check_problem(refused, 503, "overloaded")
-        connections[0].close()
-        until(server, 200)
 
 
 def test_an_idle_connection_is_kept_for_longer_than_load_balancers_do_and_then_closed(hasty: Server) -> None:

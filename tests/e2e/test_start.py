@@ -1,155 +1,115 @@
-"""What keeps the service from starting, said in one sentence."""
+"""What keeps the service from starting is one sentence that says what to do."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from agegender.cli import commands
+from agegender.inference.detector_file import DetectorFileError
+from agegender.inference.variants import UnknownModel
+from agegender.main import create_app
+from agegender.server import CannotListen, bind
+from agegender.settings import Settings
 from helpers import AGEGENDER, ASTRONAUT, PATIENCE, environment
 from tiny_models import put_model
+from typer.testing import CliRunner
 
 
-def fail_to_start(cache: Path, *options: str, **extra: str) -> str:
-    """Run `agegender serve` with those options, which must end it; the sentence that says why."""
+def start(settings: Settings) -> None:
+    async def run() -> None:
+        app = create_app(settings)
+        async with app.router.lifespan_context(app):
+            pass
+
+    asyncio.run(run())
+
+
+def test_the_sentence_is_in_the_log_and_the_exit_code_is_not_0(tmp_path: Path, empty_cache: Path) -> None:
+    put_model(tmp_path, "age_gender_B")
+    (tmp_path / "age_gender_B.onnx").unlink()
     ended = subprocess.run(
-        [AGEGENDER, "serve", "--port=0", "--workers=1", *options],
-        env=environment(cache, **extra),
+        [AGEGENDER, "serve", "--port=0", "--workers=1", f"--models={tmp_path}"],
+        env=environment(empty_cache),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
-    assert ended.returncode not in (0, None)
+    assert ended.returncode != 0
     assert ended.stdout == ""
     assert "Traceback" not in ended.stderr
-    if not ended.stderr.startswith("{"):  # before there is a log
-        return ended.stderr.removeprefix("agegender: ").removesuffix("\n")
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
     (sentence, *_) = [line["message"] for line in lines if line["level"] == "error"]
-    return str(sentence)
-
-
-def nothing(_: Path) -> None:
-    pass
-
-
-def half_a_model(folder: Path) -> None:
-    put_model(folder, "age_gender_B")
-    (folder / "age_gender_B.onnx").unlink()
-
-
-def changed_model(folder: Path) -> None:
-    put_model(folder, "age_gender_B")
-    with (folder / "age_gender_B.onnx").open("ab") as file:
-        file.write(b"\0")
-
-
-def no_model(folder: Path) -> None:
-    put_model(folder, "age_gender_B", b"this is no network")
-
-
-def no_metadata(folder: Path) -> None:
-    put_model(folder, "age_gender_B")
-    (folder / "age_gender_B.json").write_text("{")
-
-
-@pytest.mark.parametrize(
-    ("prepare", "said"),
-    [
-        (nothing, "The models folder {} is empty: put a model (ID.onnx and ID.json) there."),
-        (half_a_model, "{}/age_gender_B.onnx is missing, though age_gender_B.json describes it:"),
-        (changed_model, "{}/age_gender_B.onnx is not the file that age_gender_B.json describes"),
-        (no_model, "{}/age_gender_B.onnx is not a model that ONNX Runtime can run: export the model anew."),
-        (no_metadata, "{}/age_gender_B.json is not valid metadata"),
-    ],
-    ids=["empty", "half a model", "changed", "no model", "no metadata"],
-)
-def test_a_models_folder_that_cannot_be_served(
-    tmp_path: Path, empty_cache: Path, prepare: Callable[[Path], None], said: str
-) -> None:
-    prepare(tmp_path)
-    assert fail_to_start(empty_cache, f"--models={tmp_path}").startswith(said.format(tmp_path))
-
-
-def test_a_models_folder_that_is_not_there(tmp_path: Path, empty_cache: Path) -> None:
-    said = fail_to_start(empty_cache, AGEGENDER_MODELS=str(tmp_path / "nowhere"))
-    assert said == (
-        f"There is no models folder {tmp_path}/nowhere: name the one that holds the models (ID.onnx and ID.json each) "
-        "by --models or AGEGENDER_MODELS."
+    assert sentence.startswith(
+        f"{tmp_path}/age_gender_B.onnx is missing, though age_gender_B.json describes it:"
     )
 
 
-def test_a_default_model_that_is_not_there(models_folder: Path, empty_cache: Path) -> None:
-    said = fail_to_start(empty_cache, f"--models={models_folder}", "--default-model=age_gender_Z")
-    assert "default model age_gender_Z" in said
-    assert "age_gender_A, age_gender_B" in said
-    assert "--default-model" in said
+def test_a_default_model_that_is_not_there(models_folder: Path) -> None:
+    with pytest.raises(UnknownModel) as raised:
+        start(Settings(models=models_folder, default_model="age_gender_Z"))
+    for said in ("default model age_gender_Z", "age_gender_A, age_gender_B", "--default-model"):
+        assert said in str(raised.value)
 
 
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        (str(ASTRONAUT), " is not the published YuNet (its SHA-256 differs) and was refused:"),
+        (ASTRONAUT, r" is not the published YuNet \(its SHA-256 differs\) and was refused:"),
         (
-            "nowhere.onnx",
-            "YuNet's file nowhere.onnx cannot be read (No such file or directory): check its path and rights.",
+            Path("nowhere.onnx"),
+            r"^YuNet's file nowhere.onnx cannot be read \(No such file or directory\): check its path and rights\.$",
         ),
     ],
     ids=["another file", "no file"],
 )
-def test_a_yunet_file_that_is_not_the_published_one(
-    models_folder: Path, empty_cache: Path, path: str, said: str
-) -> None:
-    assert said in fail_to_start(empty_cache, f"--models={models_folder}", f"--yunet-path={path}")
+def test_a_yunet_file_that_is_not_the_published_one(models_folder: Path, path: Path, said: str) -> None:
+    with pytest.raises(DetectorFileError, match=said):
+        start(Settings(models=models_folder, yunet_path=path))
 
 
 @pytest.mark.parametrize(
-    ("option", "variable"),
+    ("options", "said"),
     [
-        ("--workers=0", {}),
-        ("--queue-size=many", {}),
-        ("", {"AGEGENDER_MAX_IMAGE_MEMORY": "-1"}),
-        ("--port=70000", {}),
+        (["--workers=0"], "AGEGENDER_WORKERS (--workers) is invalid: "),
+        (["--queue-size=many"], "AGEGENDER_QUEUE_SIZE (--queue-size) is invalid: "),
+        (["--port=70000"], "AGEGENDER_PORT (--port) is invalid: "),
+        (["--rate-limit=often"], "per second, minute, hour or day, such as 60/minute."),
+        (["--port=8123", "--metrics-port=8123"], "Input should be another port than AGEGENDER_PORT."),
     ],
 )
-def test_an_invalid_setting_is_named(empty_cache: Path, option: str, variable: dict[str, str]) -> None:
-    said = fail_to_start(empty_cache, *([option] if option else []), **variable)
-    name = option.partition("=")[0] or "--max-pixels"
-    assert said.startswith(
-        f"The setting AGEGENDER_{name[2:].replace('-', '_').upper()} ({name}) is invalid: "
-    )
-    assert said.endswith(".")
+def test_an_invalid_setting_is_named(options: list[str], said: str) -> None:
+    ended = CliRunner().invoke(commands.app, ["serve", *options])
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith("agegender: The setting AGEGENDER_")
+    assert said in ended.stderr
+    assert ended.stderr.endswith(".\n")
 
 
-def test_a_rate_limit_that_is_none_is_explained(empty_cache: Path) -> None:
-    assert fail_to_start(empty_cache, "--rate-limit=often") == (
-        "The setting AGEGENDER_RATE_LIMIT (--rate-limit) is invalid: Input should be a number of requests per "
-        "second, minute, hour or day, such as 60/minute."
-    )
+def test_an_invalid_setting_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGEGENDER_MAX_BYTES", "-1")
+    ended = CliRunner().invoke(commands.app, ["serve"])
+    assert ended.exit_code == 1
+    assert "AGEGENDER_MAX_BYTES (--max-bytes) is invalid: " in ended.stderr
 
 
 @pytest.mark.parametrize(
-    ("option", "named"),
-    [("--port", "--port (AGEGENDER_PORT)"), ("--metrics-port", "--metrics-port (AGEGENDER_METRICS_PORT)")],
+    ("setting", "option"),
+    [("port", "--port (AGEGENDER_PORT)"), ("metrics_port", "--metrics-port (AGEGENDER_METRICS_PORT)")],
 )
-def test_a_port_that_is_in_use(models_folder: Path, empty_cache: Path, option: str, named: str) -> None:
+def test_a_port_that_is_in_use(setting: str, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = fail_to_start(empty_cache, f"--models={models_folder}", f"{option}={port}")
-    assert said == (
+        with pytest.raises(CannotListen) as raised:
+            bind("127.0.0.1", port, setting)
+    assert str(raised.value) == (
         f"The service cannot listen on host 127.0.0.1, port {port} (Address already in use): "
-        f"stop what uses it, or choose another by {named} or --host (AGEGENDER_HOST)."
-    )
-
-
-def test_one_port_for_two_things(empty_cache: Path) -> None:
-    assert fail_to_start(empty_cache, "--port=8123", "--metrics-port=8123") == (
-        "The setting AGEGENDER_METRICS_PORT (--metrics-port) is invalid: "
-        "Input should be another port than AGEGENDER_PORT."
+        f"stop what uses it, or choose another by {option} or --host (AGEGENDER_HOST)."
     )
 
 
@@ -161,6 +121,7 @@ def test_one_port_for_two_things(empty_cache: Path) -> None:
         ("no..name", "encoding with 'idna' codec failed"),
     ],
 )
-def test_a_host_that_is_not_this_machine(models_folder: Path, empty_cache: Path, host: str, why: str) -> None:
-    said = fail_to_start(empty_cache, f"--models={models_folder}", f"--host={host}")
-    assert said.startswith(f"The service cannot listen on host {host}, port 0 ({why}")
+def test_a_host_that_is_not_this_machine(host: str, why: str) -> None:
+    with pytest.raises(CannotListen, match=f"cannot listen on host {host}, port 0 ") as raised:
+        bind(host, 0, "port")
+    assert why in str(raised.value)
