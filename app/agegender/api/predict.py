@@ -49,49 +49,45 @@ _EXAMPLE_TEXT = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVQIHWNo"
     "aGgAAAMEAYHZ9rm7AAAAAElFTkSuQmCC"
 )
+_MEDIA_TYPES = (
+    "image/jpeg",
+    "image/png",
+    "image/webp",
+    "image/heic",
+    "image/avif",
+    "image/gif",
+    "image/tiff",
+    "application/octet-stream",
+)
+
+
+def _object(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {name: schema},
+        "required": [name],
+        "additionalProperties": False,
+    }
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items, "minItems": 1, "maxItems": MAX_BATCH_IMAGES}
+
+
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "A JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP file. Its content decides which, never its "
         "name or type.",
         "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"image": _FILE},
-                    "required": ["image"],
-                    "additionalProperties": False,
-                },
-                "example": {"image": "@photo.jpg"},
-            },
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"image": _TEXT},
-                    "required": ["image"],
-                    "additionalProperties": False,
-                },
-                "example": {"image": _EXAMPLE_TEXT},
-            },
-            **{
-                media_type: {"schema": _FILE, "example": "@photo.jpg"}
-                for media_type in (
-                    "image/jpeg",
-                    "image/png",
-                    "image/webp",
-                    "image/heic",
-                    "image/avif",
-                    "image/gif",
-                    "image/tiff",
-                    "application/octet-stream",
-                )
-            },
+            "multipart/form-data": {"schema": _object("image", _FILE), "example": {"image": "@photo.jpg"}},
+            "application/json": {"schema": _object("image", _TEXT), "example": {"image": _EXAMPLE_TEXT}},
+            **{media_type: {"schema": _FILE, "example": "@photo.jpg"} for media_type in _MEDIA_TYPES},
         },
     }
 }
 
-
-_WHATEVER_IS_SENT = (
+_FOR_ANY_BODY = (
     problems.UNAUTHORIZED,
     problems.RATE_LIMITED,
     problems.MODEL_UNKNOWN,
@@ -117,7 +113,7 @@ _WHATEVER_IS_SENT = (
         problems.BODY_TOO_LARGE,
         problems.IMAGE_TOO_LARGE,
         problems.MEDIA_TYPE_UNSUPPORTED,
-        *_WHATEVER_IS_SENT,
+        *_FOR_ANY_BODY,
     ),
 )
 async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
@@ -132,7 +128,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
                 place.run(lambda pipeline: pipeline.predict(image.take(service.max_bytes), **options)),
             )
     _observe(request, prediction)
-    request.state.noted.update(detector=prediction.detector, faces=len(prediction.faces))
+    request.state.log_fields.update(detector=prediction.detector, faces=len(prediction.faces))
     return _json(prediction)
 
 
@@ -141,44 +137,20 @@ _BATCH_BODY: dict[str, Any] = {
         "required": True,
         "description": f"1 to {MAX_BATCH_IMAGES} files, each as POST /predict takes one.",
         "content": {
+            # In /docs there are as many fields for files as in the example, and more are easily added.
             "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "images": {
-                            "type": "array",
-                            "items": _FILE,
-                            "minItems": 1,
-                            "maxItems": MAX_BATCH_IMAGES,
-                        }
-                    },
-                    "required": ["images"],
-                    "additionalProperties": False,
-                },
-                # One: in /docs there are as many fields for files as here, and more are easily added.
+                "schema": _object("images", _list(_FILE)),
                 "example": {"images": ["@photo.jpg"]},
             },
             "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "images": {
-                            "type": "array",
-                            "items": _TEXT,
-                            "minItems": 1,
-                            "maxItems": MAX_BATCH_IMAGES,
-                        }
-                    },
-                    "required": ["images"],
-                    "additionalProperties": False,
-                },
+                "schema": _object("images", _list(_TEXT)),
                 "example": {"images": [_EXAMPLE_TEXT]},
             },
         },
     }
 }
 
-_NO_FAULT_OF_AN_IMAGE = (
+_NOT_ABOUT_AN_IMAGE = (
     problems.DETECTOR_UNAVAILABLE,
     problems.OVERLOADED,
     problems.QUEUE_TIMEOUT,
@@ -196,35 +168,35 @@ _NO_FAULT_OF_AN_IMAGE = (
         upload.BATCH_JSON_INVALID,
         upload.BATCH_TOO_LARGE,
         upload.BATCH_NOT_MULTIPART,
-        *_WHATEVER_IS_SENT,
+        *_FOR_ANY_BODY,
         path="/predict/batch",
     ),
 )
 async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
-    """One result for each image, in the order sent: the prediction or the problem that POST /predict has for it.
+    """One result for each image, in the order sent: its prediction, or the problem that POST /predict would answer.
 
-    A batch takes turns with other requests, an image each. Where others keep it waiting too long, the images that were
-    not begun are answered by a 503 each: send those again. Where that is all of them, the whole batch is.
+    At most as many images of a batch wait or run at a time as there are workers. If one of them waits too long, it and
+    those that were not begun get a 503 each: send them again. If these are all, the whole batch gets it.
     """
     service = service_of(request)
     options = _options(request, query, service)
     with service.pool.admit(), service.arrival_memory.for_one_request(batch=True) as share:
         images = await upload.read_batch(request, service.max_batch_bytes, share)
         names = [image.filename for image in images]
-        request.state.noted.update(images=len(images))
+        request.state.log_fields.update(images=len(images))
         with service.pool.place() as place:
             outcomes = await _unless_client_leaves(
                 request, _predict_each(request, images, service.max_bytes, options, place, share)
             )
     found = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, ApiError)]
-    if not found and all(error.kind in _NO_FAULT_OF_AN_IMAGE for error in failed):
+    if not found and all(error.kind in _NOT_ABOUT_AN_IMAGE for error in failed):
         raise failed[0]
     for error in failed:
         request.app.state.metrics.count_batch_error(error.kind.status)
-    request.state.noted.update(failed=len(failed), faces=sum(len(answer.faces) for answer in found))
+    request.state.log_fields.update(failed=len(failed), faces=sum(len(answer.faces) for answer in found))
     if found:
-        request.state.noted.update(detector=found[0].detector)
+        request.state.log_fields.update(detector=found[0].detector)
     results = [_result(request, *each) for each in zip(names, outcomes, strict=True)]
     return _json(BatchAnswer(results=results))
 
@@ -238,7 +210,7 @@ def _options(request: Request, query: PredictQuery, service: Service) -> dict[st
     """Return the arguments of `Pipeline.predict`, and log them. Raises UnknownModel."""
     model = service.default_model if query.model is None else query.model
     service.catalogue[model]  # before the image is read; only names of models that exist are logged
-    request.state.noted.update(model=model, detector=query.detector)
+    request.state.log_fields.update(model=model, detector=query.detector)
     return {**query.model_dump(), "model": model}
 
 

@@ -39,7 +39,7 @@ def id_of(headers: Headers) -> str:
 
 
 class Observe:
-    """The outermost ASGI middleware. Handlers add fields to the log line by `request.state.noted`."""
+    """The outermost ASGI middleware. Handlers add fields to the log line by `request.state.log_fields`."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -52,8 +52,8 @@ class Observe:
             return
         begun = time.perf_counter()
         request_id = id_of(Headers(scope=scope))
-        noted: dict[str, Any] = {}
-        scope.setdefault("state", {}).update(request_id=request_id, noted=noted)
+        log_fields: dict[str, Any] = {}
+        scope.setdefault("state", {}).update(request_id=request_id, log_fields=log_fields)
         status: int | None = None
 
         async def send_with_id(message: Message) -> None:
@@ -81,7 +81,7 @@ class Observe:
                 "method": scope["method"],
                 "path": route,
                 "status": status,
-                **noted,
+                **log_fields,
                 "ms": round(1000 * (time.perf_counter() - begun), 2),
             }
             logger.info("request", extra={"fields": fields})
