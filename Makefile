@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test docs test-scale test-docker bench soak fuzz audit wheel env-train models model-A model-B faces lint format lock clean
+.PHONY: serve test docs test-scale serve-ray test-docker bench soak fuzz audit wheel env-train models model-A model-B faces lint format lock clean
 
 serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 	-$(BIN)/agegender fetch-detector
@@ -29,6 +29,12 @@ test-docker: $(VENV)/.dev ## Build the images and test them, where a Docker engi
 test-scale: ## Test what runs on Ray, on a cluster of two nodes on this machine
 	$(MAKE) VENV=$(VENV)-scale $(VENV)-scale/.scale
 	timeout 300 $(VENV)-scale/bin/python -m pytest -W ignore tests/scale
+
+serve-ray: ## Run the service on Ray Serve on http://127.0.0.1:8000: see docs/scale.md
+	$(MAKE) VENV=$(VENV)-scale $(VENV)-scale/.scale
+	-$(VENV)-scale/bin/agegender fetch-detector
+	RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=agegender.scale.serving:proxy_middlewares \
+	  $(VENV)-scale/bin/serve run agegender.scale.serving:app
 
 bench: $(VENV)/.dev ## Measure speed and memory: see benchmarks/README.md
 	$(BIN)/python -m benchmarks

@@ -18,7 +18,7 @@ from agegender.settings import Settings
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import overload, parts, soak, start, throughput
+from benchmarks import overload, parts, scale, soak, start, throughput
 from benchmarks.load import Client
 from benchmarks.server import Bench
 
@@ -30,6 +30,7 @@ class Name(StrEnum):
     THROUGHPUT = "throughput"
     OVERLOAD = "overload"
     START = "start"
+    SCALE = "scale"
     SOAK = "soak"
 
 
@@ -38,6 +39,7 @@ RUN: dict[Name, Callable[[Bench], Iterator[Table]]] = {
     Name.THROUGHPUT: throughput.run,
     Name.OVERLOAD: overload.run,
     Name.START: start.run,
+    Name.SCALE: scale.run,
     Name.SOAK: soak.run,
 }
 
@@ -45,7 +47,7 @@ RUN: dict[Name, Callable[[Bench], Iterator[Table]]] = {
 def main(
     names: Annotated[
         list[Name] | None,
-        typer.Argument(metavar="[NAME]...", help=f"Of {', '.join(Name)}; all but soak by default."),
+        typer.Argument(metavar="[NAME]...", help=f"Of {', '.join(Name)}; all but scale and soak by default."),
     ] = None,
     program: Annotated[
         list[Path] | None,
@@ -67,7 +69,7 @@ def main(
     programs = program or [Path(sys.executable).with_name("agegender")]
     with Client() as client:
         bench = Bench(client, yunet, programs, quick)
-        for name in names or [name for name in Name if name != Name.SOAK]:
+        for name in names or [name for name in Name if name not in (Name.SCALE, Name.SOAK)]:
             for table in RUN[name](bench):
                 out.print(table)
 

@@ -90,15 +90,15 @@ def machine_cpu_seconds() -> float:
 
 
 @contextlib.contextmanager
-def service(program: Path, yunet: Path | None) -> Iterator[Server]:
-    """`program serve` with its default settings, from when it is ready to the end of the block.
+def service(program: Path, yunet: Path | None, *options: str) -> Iterator[Server]:
+    """`program serve` with `options`, from when it is ready to the end of the block.
 
     Raises RuntimeError, with what it had written, where it ends before.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(program), "serve", f"--port={port}"]
+    command = [str(program), "serve", f"--port={port}", *options]
     if yunet is not None:
         command.append(f"--yunet-path={yunet.resolve()}")
     settings = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}

@@ -251,7 +251,7 @@ def score(
             import ray as _  # noqa: F401
     except ModuleNotFoundError as error:
         extra = "score" if ray is None else "scale"
-        _fail(f"{error.name} is not installed: run `pip install 'agegender[{extra}]'`.")
+        _fail(f"{error.name} is not installed: add the extra {extra}, as in `pip install '.[{extra}]'`.")
     from agegender.cli.files import CANNOT_GO_ON
 
     _settings()

@@ -230,7 +230,8 @@ def _on_ray(results: Results, workers: int | None, address: str) -> Iterator[dic
     shards = [{"id": shard} for shard in results.left]
     rows = ray.data.from_items(shards, override_num_blocks=len(shards))
     try:
-        yield from rows.map(Scorer, fn_constructor_args=[results.folder], concurrency=(1, actors)).iter_rows()
+        pool = ray.data.ActorPoolStrategy(min_size=1, max_size=actors)
+        yield from rows.map(Scorer, fn_constructor_args=[results.folder], compute=pool).iter_rows()
     except ray.exceptions.RayError as error:
         raise ScoreError(f"Ray gave up, and the same command goes on from here: {error}") from error
     finally:

@@ -8,6 +8,7 @@ for which each node's environment names it before Ray starts:
 
 import logging.config
 import threading
+import time
 from dataclasses import replace
 
 import ray
@@ -29,16 +30,11 @@ from agegender.logs import LOGGING
 from agegender.main import create_app
 from agegender.settings import Settings
 
-_EXPORT_SECONDS = 5
-
 TOO_LARGE = replace(
     problems.BODY_TOO_LARGE, example="The body has more bytes than are allowed: send a smaller one."
 )
 REPLICA_LOST = problems.Kind(
-    "replica-lost",
-    503,
-    "Replica lost",
-    "The machine or the process that worked on this request has failed: send it again.",
+    "replica-lost", 503, "Replica lost", "The replica that had this request has failed: send it again."
 )
 _OF_SERVE = {404: problems.NOT_FOUND, 408: problems.QUEUE_TIMEOUT, 503: problems.OVERLOADED}
 """What Serve means by a status; any other failure of its own is a lost replica."""
@@ -68,6 +64,7 @@ def app(arguments: Arguments) -> serve.Application:
             target_ongoing_requests=2 * arguments.cpus,
         ),
         graceful_shutdown_timeout_s=settings.drain_timeout,
+        logging_config={"enable_access_log": False},  # the app's own says more
     )
     return deployment(serve.ingress(_build)()).bind()
 
@@ -76,7 +73,7 @@ def _build() -> FastAPI:
     """The app of a replica, with a worker for each core that Ray gave it and the settings of its node."""
     logging.config.dictConfig(LOGGING)
     cpus = int(ray.get_runtime_context().get_assigned_resources()["CPU"])
-    # A port of its own, which nothing listens on: of /metrics behind a proxy, each answer would be another replica's.
+    # With a port for them, the app has no /metrics, which would answer for another replica each time.
     built = create_app(Settings(workers=cpus, metrics_port=0))
     threading.Thread(target=_export, args=[built.state.metrics], daemon=True).start()
     return built
@@ -85,8 +82,8 @@ def _build() -> FastAPI:
 def _export(metrics: Metrics) -> None:
     """Show what a replica counts among the metrics of Ray, which any Prometheus sums: `ray_agegender_...`."""
     gauges: dict[str, Gauge] = {}
-    never = threading.Event()
-    while not never.wait(_EXPORT_SECONDS):
+    while True:
+        time.sleep(5)
         for family in text_string_to_metric_families(metrics.text().decode()):
             for sample in family.samples:
                 if sample.name not in gauges:
@@ -131,7 +128,8 @@ class KeepContract:
             nonlocal answered, refusal
             if message["type"] == "http.response.start":
                 sent = MutableHeaders(scope=message)
-                if message["status"] >= 400 and sent.get("content-type") != problems.MEDIA_TYPE:
+                # The app's answers carry that header, Serve's own do not.
+                if message["status"] >= 400 and "x-content-type-options" not in sent:
                     refusal = refusal or _OF_SERVE.get(message["status"], REPLICA_LOST)
                 else:
                     answered = True
@@ -145,13 +143,7 @@ class KeepContract:
             await self._app(scope, receive_bounded, send_own)
         if not answered:
             kind = refusal or REPLICA_LOST
-            detail = kind.example
-            if kind is problems.BODY_TOO_LARGE:
-                detail = (
-                    f"The body has more than the {self._limit} bytes that are allowed: send a smaller one."
-                )
-            response = problems.problem_response(
-                kind, detail, scope["path"], request_id, {"X-Request-ID": request_id}
-            )
+            own_id = {"X-Request-ID": request_id}
+            response = problems.problem_response(kind, kind.example, scope["path"], request_id, own_id)
             response.raw_headers += HEADERS
             await response(scope, receive, send)
