@@ -78,7 +78,6 @@ def test_keys_do_not_show_when_settings_are_printed() -> None:
         ("max_image_memory", 0),
         ("api_keys", ","),
         ("api_keys", " "),
-        ("detect_max_side", 63),
         ("rate_limit", "60"),
         ("rate_limit", "0/minute"),
         ("rate_limit", "60/fortnight"),

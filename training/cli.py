@@ -20,7 +20,7 @@ from agegender.inference import detector_file
 from agegender.inference.detector_file import DetectorFileError
 from agegender.inference.variants import ModelsInvalid, UnknownModel, load_catalogue
 from agegender.inference.yunet import YuNet
-from agegender.vision.detect import Haar
+from agegender.vision.haar import Haar
 from rich.console import Console
 from rich.table import Table
 
@@ -359,6 +359,40 @@ def template(
 
     detector_file.find(yunet)  # says what is wrong with it, if anything is
     out.print(str(measure_template(utkface, YuNet(yunet), Haar())), highlight=False, soft_wrap=True)
+
+
+@app.command()
+@_in_one_sentence
+def conditions(
+    yunet: Annotated[Path, typer.Option(envvar=YUNET_VARIABLE, help="YuNet's file.")],
+    utkface: Annotated[Path | None, typer.Option(help="UTKFace.tar.gz as published, or its folder.")] = None,
+    fairface: Annotated[Path | None, typer.Option(help="Folder or archive of FairFace.")] = None,
+    cache: CacheOption = DEFAULT_CACHE,
+    models: ModelsOption = DEFAULT_MODELS,
+    model: str = "age_gender_B",
+    split: SplitName = SplitName.VALIDATION,
+    count: Annotated[int, typer.Option(help="Photographs of each data set.")] = 1000,
+    turns: Annotated[bool, typer.Option(help="Measure turned photographs; else the warnings.")] = False,
+) -> None:
+    """Measure what turned and poor photographs do to the estimates, and what the warnings tell of it."""
+    from agegender.inference.pipeline import Pipeline
+
+    from training import conditions as measured
+    from training.through_service import photographs_of
+
+    faces, detector = data.load(cache), YuNet(yunet)
+    catalogue = load_catalogue(models)
+    images = []
+    for dataset, path in ((data.UTKFACE, utkface), (data.FAIRFACE, fairface)):
+        if path is not None:
+            with data.as_folder(path) as folder:
+                images += measured.read(photographs_of(dataset, folder, faces, split.value), dataset, count)
+    if turns:
+        _print(measured.measure_turns(images, detector, Pipeline(catalogue, yunet=detector), model))
+        return
+    session, variant = catalogue[model].session, catalogue[model].variant
+    for grid in measured.measure_warnings(images, detector, session, variant):
+        _print(grid)
 
 
 def _run(runs: Path, model_id: ModelId) -> Path:

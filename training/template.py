@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from agegender.inference.yunet import YuNet
 from agegender.vision.align import CHIP_SIZE
-from agegender.vision.detect import Haar
+from agegender.vision.haar import Haar
 from numpy.typing import NDArray
 from rich.progress import track
 

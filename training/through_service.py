@@ -119,7 +119,7 @@ def measure(url: str, model: str, dataset: str, originals: Path, faces: Faces, s
     Raises TrainingError.
     """
     with as_folder(originals) as folder:
-        photographs = _photographs(dataset, folder, faces, split)
+        photographs = photographs_of(dataset, folder, faces, split)
         answers = _answers(url, model, DETECTORS[dataset], photographs)
     return summarise(dataset, split, photographs, answers)
 
@@ -204,7 +204,7 @@ def _last_error(log: str) -> str:
     return "its log says no reason."
 
 
-def _photographs(dataset: str, folder: Path, faces: Faces, split: str) -> list[Photograph]:
+def photographs_of(dataset: str, folder: Path, faces: Faces, split: str) -> list[Photograph]:
     """The data set's images in `split`, with those that could not be prepared, no face having been found in them."""
     files = utkface_files(folder) if dataset == UTKFACE else fairface_files(folder)
     of_dataset = faces.dataset == dataset

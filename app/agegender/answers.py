@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from agegender.vision.face import Box
+from agegender.vision.face import Box, FaceWarning, Quality
 
 DetectorName = Literal["yunet", "haar", "none"]
 DetectorChoice = Literal["auto", DetectorName]
@@ -55,6 +55,17 @@ class FaceEstimate(BaseModel):
         description="Five points as x, y in pixels of the upright image; right and left are the person's own. Null for "
         "a detector that gives none."
     )
+    roll: float | None = Field(
+        description="Degrees by which the face is turned clockwise in the photograph, -180 to 180: 0 is upright, at 90 "
+        "the top of the head is on the right. Null for a detector without landmarks."
+    )
+    quality: Quality | None = Field(
+        description="How good the picture of the face is. Null for detector=none."
+    )
+    warnings: list[FaceWarning] = Field(
+        description="What makes the estimate less reliable: small, blurred, dark, bright, turned to a side, cut "
+        "off by the edge of the photograph, or tilted."
+    )
     age: Age
     gender: Gender
 
@@ -72,6 +83,7 @@ _PREDICTION: dict[str, Any] = {
     "model": "age_gender_B",
     "detector": "yunet",
     "image": {"width": 1366, "height": 768},
+    "faces_found": 1,
     "faces": [
         {
             "box": {"x": 412, "y": 96, "width": 143, "height": 171},
@@ -83,6 +95,9 @@ _PREDICTION: dict[str, Any] = {
                 "mouth_right": [455, 230],
                 "mouth_left": [510, 228],
             },
+            "roll": -1.8,
+            "quality": {"size": 143, "sharpness": 0.21, "brightness": 0.48, "yaw": 4.5},
+            "warnings": [],
             "age": {"years": 31.4, "low": 26.0, "high": 37.0, "coverage": 0.8},
             "gender": {"label": "female", "probability": 0.98},
         }
@@ -99,6 +114,9 @@ class Prediction(BaseModel):
     model: str
     detector: DetectorName
     image: ImageSize
+    faces_found: int = Field(
+        description="How many faces were found: more than in `faces` where `max_faces` left some out."
+    )
     faces: list[FaceEstimate]
     timings_ms: Timings
 

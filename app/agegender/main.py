@@ -27,7 +27,7 @@ from agegender.inference.pool import Pool
 from agegender.inference.variants import ModelsInvalid, UnknownModel, load_catalogue
 from agegender.inference.yunet import YuNet
 from agegender.settings import Settings, listed
-from agegender.vision.detect import CascadeMissing
+from agegender.vision.haar import CascadeMissing
 
 logger = logging.getLogger("agegender")
 
@@ -129,7 +129,7 @@ def start(settings: Settings) -> Service:
             f"The default model {settings.default_model} is not in {settings.models}. {error} "
             "Choose one by --default-model (AGEGENDER_DEFAULT_MODEL)."
         ) from None
-    yunet = YuNet.installed(settings.yunet_path, settings.detect_max_side)
+    yunet = YuNet.installed(settings.yunet_path)
     if yunet is None:
         logger.info("YuNet is not installed: the detector is Haar until `agegender fetch-detector` is run")
 
@@ -138,7 +138,6 @@ def start(settings: Settings) -> Service:
             catalogue,
             yunet=yunet,
             max_image_memory=settings.max_image_memory,
-            detect_max_side=settings.detect_max_side,
         )
         predictor.warm()
         return predictor

@@ -40,7 +40,7 @@ class Predictor:
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or Settings()
         self._catalogue = load_catalogue(self._settings.models)
-        self._yunet = YuNet.installed(self._settings.yunet_path, self._settings.detect_max_side)
+        self._yunet = YuNet.installed(self._settings.yunet_path)
         self._of_thread = threading.local()
 
     def predict(
@@ -64,7 +64,6 @@ class Predictor:
                 self._catalogue,
                 yunet=self._yunet,
                 max_image_memory=self._settings.max_image_memory,
-                detect_max_side=self._settings.detect_max_side,
             )
         pipeline: Pipeline = self._of_thread.pipeline
         return pipeline

@@ -105,11 +105,6 @@ class Settings(BaseSettings):
         description="Memory, in bytes, that a worker may take to decode an image. The default allows JPEG, PNG and "
         "HEIC 50 million pixels, and fewer to kinds of file that take more memory for each.",
     )
-    detect_max_side: int = Field(
-        640,
-        ge=64,
-        description="Faces are looked for on a copy of the image whose longest side has at most so many pixels.",
-    )
     traces: bool = Field(
         False,
         description="Send OpenTelemetry traces, configured by its OTEL_... variables; needs the extra `traces`.",

@@ -9,7 +9,7 @@ import jsonschema_rs
 import pytest
 import schemathesis
 from agegender.inference import yunet
-from agegender.vision.detect import HAAR_MIN_CONFIDENCE
+from agegender.vision.haar import HAAR_MIN_CONFIDENCE
 from helpers import Server
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable

@@ -49,11 +49,15 @@ def test_a_photograph_of_one_face(
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     prediction = answer.json()
-    assert set(prediction) == {"model", "detector", "image", "faces", "timings_ms"}
+    assert set(prediction) == {"model", "detector", "image", "faces_found", "faces", "timings_ms"}
     assert (prediction["model"], prediction["detector"]) == ("age_gender_B", detector)
     assert prediction["image"] == {"width": size[0], "height": size[1]}
     (face,) = prediction["faces"]
-    assert set(face) == {"box", "confidence", "landmarks", "age", "gender"}
+    fields = {"box", "confidence", "landmarks", "roll", "quality", "warnings", "age", "gender"}
+    assert set(face) == fields
+    assert prediction["faces_found"] == 1
+    assert face["quality"]["size"] == min(face["box"]["width"], face["box"]["height"])
+    assert face["warnings"] == []
     box = face["box"]
     assert inside(box, area)
     assert min(box["width"], box["height"]) > 80
@@ -64,15 +68,29 @@ def test_a_photograph_of_one_face(
     assert 0.5 <= face["gender"]["probability"] <= 1
     if detector == "haar":
         assert face["landmarks"] is None
+        assert face["roll"] is None
     else:
         points = face["landmarks"]
         assert set(points) == POINTS
+        assert abs(face["roll"]) < 5
         # The person's right eye is on the picture's left.
         assert box["x"] < points["right_eye"][0] < points["nose"][0] < points["left_eye"][0]
         assert box["y"] < points["right_eye"][1] < points["nose"][1] < points["mouth_right"][1]
     timings = prediction["timings_ms"]
     assert set(timings) == {"decode", "detect", "predict", "total"}
     assert 0 < timings["detect"] < timings["total"]
+
+
+@needs_yunet
+@pytest.mark.parametrize("quarter_turns", [1, 2, 3])
+def test_a_turned_photograph_is_answered_as_the_upright_one(server: Server, quarter_turns: int) -> None:
+    upright = cv2.imread(str(ASTRONAUT))
+    (expected,) = server.faces(png(upright))
+    (face,) = server.faces(png(np.rot90(upright, -quarter_turns)))
+    assert face["age"]["years"] == pytest.approx(expected["age"]["years"], abs=1.5)
+    assert face["gender"]["label"] == expected["gender"]["label"]
+    assert (face["roll"] - expected["roll"]) % 360 == pytest.approx(90 * quarter_turns, abs=5)
+    assert (face["warnings"], expected["warnings"]) == (["tilted"], [])
 
 
 @pytest.mark.parametrize("detector", DETECTORS)

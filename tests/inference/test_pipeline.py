@@ -113,7 +113,9 @@ def check_crowd(one: Pipeline, detector: str) -> None:
     assert len(areas) == 3
     assert areas == sorted(areas, reverse=True)
     assert 180 < prediction.faces[0].box.x < 430  # the full-size one is in the middle
+    assert prediction.faces_found == 3
     for n in (1, 2):
+        assert predict(n).faces_found == 3
         assert [face.box for face in predict(n).faces] == [face.box for face in prediction.faces[:n]]
 
 

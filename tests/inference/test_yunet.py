@@ -52,7 +52,7 @@ def test_it_finds_what_opencv_finds(
     high = np.clip(np.rint(corners + expected[:, 2:4]), None, (width, height))
     visible = np.all(high > low, axis=1)
     order = np.argsort(-np.prod((high - low)[visible], axis=1), kind="stable")
-    found = yunet.detect(image, min_confidence)
+    found = yunet.find(image, min_confidence).faces(image)
     assert len(found) == visible.sum()
     for face, row, (x, y) in zip(found, expected[visible][order], low[visible][order], strict=True):
         assert (face.box.x, face.box.y) == pytest.approx((x, y), abs=1)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from agegender.inference.pipeline import Pipeline
 from agegender.inference.variants import Catalogue, Model, Variant
-from agegender.vision.detect import Haar
 from agegender.vision.face import Box, Face
+from agegender.vision.haar import Haar
 from face_images import chip_name, picture, write_chips
 from tiny_models import metadata
 

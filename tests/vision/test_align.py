@@ -18,8 +18,9 @@ from agegender.vision.align import (
     similarity_to_template,
 )
 from agegender.vision.decode import decode
-from agegender.vision.detect import Detector, Haar
+from agegender.vision.detect import Detector
 from agegender.vision.face import Box, Face
+from agegender.vision.haar import Haar
 from helpers import ROOT, YUNET
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -7,9 +7,11 @@ import cv2.data
 import numpy as np
 import pytest
 from agegender.inference.yunet import YuNet
+from agegender.vision.align import roll_of
 from agegender.vision.decode import decode
-from agegender.vision.detect import CascadeMissing, Detector, Haar, shrink
-from agegender.vision.face import LANDMARK_NAMES, Box, landmark_pixels
+from agegender.vision.detect import Detector, shrink
+from agegender.vision.face import LANDMARK_NAMES, Box, Detail, landmark_pixels
+from agegender.vision.haar import CascadeMissing, Haar
 from helpers import ASTRONAUT, GRACE_HOPPER, YUNET
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -103,7 +105,7 @@ def test_an_opencv_without_its_cascades_is_said_to_be_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(cv2.data, "haarcascades", str(tmp_path))
-    with pytest.raises(CascadeMissing, match=r"^OpenCV came without [^\n]*: install [^\n]* again\.$"):
+    with pytest.raises(CascadeMissing, match=r"^OpenCV's file [^\n]* is missing: install [^\n]* again\.$"):
         Haar()
 
 
@@ -126,10 +128,10 @@ def test_haar_finds_a_face_that_fills_the_image_and_says_how_far_it_reaches_beyo
 
 def test_results_are_in_pixels_of_the_full_image(yunet: YuNet) -> None:
     """An image of which each pixel became 4x4 is shrunk to itself, so every place is known exactly."""
-    image = photograph("astronaut.jpg")
+    image = cv2.resize(photograph("astronaut.jpg"), (640, 640), interpolation=cv2.INTER_CUBIC)
     (face,) = yunet.detect(image)
     enlarged = image.repeat(4, axis=0).repeat(4, axis=1)
-    (large,) = YuNet(YUNET, max_side=512).detect(enlarged)
+    (large,) = yunet.detect(enlarged, detail="fast")
     assert face.landmarks is not None
     assert large.landmarks is not None
     # The centre of pixel p is now between 4p + 1 and 4p + 2.
@@ -141,9 +143,78 @@ def test_results_are_in_pixels_of_the_full_image(yunet: YuNet) -> None:
 def test_haar_too_answers_in_pixels_of_the_full_image(haar: Haar) -> None:
     image = photograph("astronaut.jpg")
     (face,) = haar.detect(image)
-    # With an eighth of its side on each, an image of 512 has 640 pixels a side: what Haar may look at.
-    (large,) = Haar(max_side=640).detect(image.repeat(4, axis=0).repeat(4, axis=1))
+    (large,) = haar.detect(image.repeat(4, axis=0).repeat(4, axis=1))
     assert large.box == Box(*(4 * side for side in (face.box.x, face.box.y, face.box.width, face.box.height)))
+
+
+def crowd(width: int, height: int, columns: int, rows: int, face_height: int) -> np.ndarray:
+    """The two people in turn, with faces of `face_height` pixels, in a grid before a blurred background, as a JPEG."""
+    ground = cv2.resize(photograph("astronaut.jpg")[300:], (width, height), interpolation=cv2.INTER_CUBIC)
+    people = (
+        (photograph("astronaut.jpg")[35:205, 138:308], 113),
+        (photograph("grace_hopper.jpg")[85:355, 133:403], 212),
+    )
+    for number in range(columns * rows):
+        head, height_before = people[number % 2]
+        side = round(len(head) * face_height / height_before)
+        row, column = divmod(number, columns)
+        x = round((column + 0.5) * width / columns - side / 2)
+        y = round((row + 0.5) * height / rows - side / 2)
+        method = cv2.INTER_AREA if side < len(head) else cv2.INTER_CUBIC
+        ground[y : y + side, x : x + side] = cv2.resize(head, (side, side), interpolation=method)
+    return decode(cv2.imencode(".jpg", ground, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+
+
+@pytest.mark.parametrize("face_height", [60, 90, 120])
+def test_eighteen_small_faces_in_twelve_megapixels_are_found(yunet: YuNet, face_height: int) -> None:
+    faces = yunet.detect(crowd(4000, 3000, 6, 3, face_height), detail="thorough")
+    assert len(faces) == 18
+    assert {
+        (int(centre(face.box)[0] * 6 // 4000), int(centre(face.box)[1] * 3 // 3000)) for face in faces
+    } == {(column, row) for column in range(6) for row in range(3)}
+    assert all(face.box.height == pytest.approx(face_height, rel=0.25) for face in faces)
+
+
+@pytest.mark.parametrize("detail", ["auto", "thorough"])
+def test_eight_faces_in_a_panorama_are_found(yunet: YuNet, detail: Detail) -> None:
+    faces = yunet.detect(crowd(8000, 512, 8, 1, 150), detail=detail)
+    assert sorted(int(centre(face.box)[0] // 1000) for face in faces) == list(range(8))
+
+
+@pytest.mark.parametrize("detail", ["fast", "auto", "thorough"])
+@pytest.mark.parametrize("side", [92, 640, 1400, 3000])
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_close_up_of_any_size_has_one_face(yunet: YuNet, name: str, side: int, detail: Detail) -> None:
+    head = {"astronaut.jpg": np.s_[35:205, 138:308], "grace_hopper.jpg": np.s_[85:355, 133:403]}[name]
+    close_up = cv2.resize(photograph(name)[head], (side, side), interpolation=cv2.INTER_CUBIC)
+    (face,) = yunet.detect(close_up, detail=detail)
+    assert 0.4 < face.box.height / side < 0.9
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270, 45, -45, 135])
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_turned_face_is_found_as_it_is_upright(yunet: YuNet, name: str, degrees: int) -> None:
+    image = photograph(name)
+    height, width = image.shape[:2]
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), -degrees, 1)
+    side = 2 * round(0.75 * max(height, width))
+    turn[:, 2] += side / 2 - np.array([width, height]) / 2
+    (face,) = yunet.detect(cv2.warpAffine(image, turn, (side, side), borderValue=(128, 128, 128)))
+    assert face.landmarks is not None
+    expected = np.array(SEEN[name]) @ turn[:, :2].T + turn[:, 2]
+    eyes = np.hypot(*np.subtract(*SEEN[name][:2]))
+    assert np.abs(face.landmarks - expected).max() < 0.25 * eyes
+    assert np.abs(centre(face.box) - expected.mean(axis=0)).max() < eyes
+    assert (roll_of(face.landmarks) - degrees + 180) % 360 - 180 == pytest.approx(0, abs=8)
+
+
+def test_all_faces_of_a_photograph_that_lies_are_found(yunet: YuNet) -> None:
+    lying = np.rot90(np.hstack([photograph(name)[:512] for name in PHOTOGRAPHS]), -1)
+    faces = yunet.detect(np.ascontiguousarray(lying))
+    assert sorted(int(centre(face.box)[1] // 512) for face in faces) == [0, 1]
+    assert [roll_of(face.landmarks) for face in faces if face.landmarks is not None] == pytest.approx(
+        [90, 92], abs=5
+    )
 
 
 @given(st.integers(100, 7000), st.integers(100, 2500), st.floats(0.15, 0.85), st.floats(0.15, 0.85))
@@ -167,13 +238,6 @@ def middle(spot: np.ndarray) -> np.ndarray:
     """(2,) x, y of the centre of what is bright."""
     light = spot[:, :, 0] / spot[:, :, 0].sum(dtype=float)
     return np.array([light.sum(axis) @ np.arange(light.shape[1 - axis]) for axis in (0, 1)])
-
-
-def test_detection_runs_on_a_copy_no_larger_than_asked_for(detector: Detector) -> None:
-    image = photograph("astronaut.jpg")
-    assert detector.detect(image)
-    blind = Haar(max_side=60) if isinstance(detector, Haar) else YuNet(YUNET, max_side=30)
-    assert not blind.detect(image)
 
 
 def test_the_largest_face_comes_first(detector: Detector) -> None:

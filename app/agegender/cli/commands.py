@@ -29,6 +29,7 @@ from agegender.inference.detector_file import DetectorFileError
 from agegender.inputs import Options
 from agegender.logs import LOGGING
 from agegender.settings import ENV_PREFIX, Settings
+from agegender.vision.face import Detail
 
 if TYPE_CHECKING:
     from agegender.cli.files import Result
@@ -58,6 +59,13 @@ _MinConfidence = Annotated[
     float | None,
     typer.Option(
         min=0, max=1, help="Leave out faces with a lower confidence; the default depends on the detector."
+    ),
+]
+_Detail = Annotated[
+    Detail,
+    typer.Option(
+        help="Find faces from a fortieth of a photograph's longest side on (fast), also from 60 pixels on (auto), or "
+        "from 24 on (thorough)."
     ),
 ]
 _MaxFaces = Annotated[int, typer.Option(min=1, max=100, help="Most faces of an image; the largest are kept.")]
@@ -140,6 +148,7 @@ def predict(
     detector: _Detector = "auto",
     min_confidence: _MinConfidence = None,
     max_faces: _MaxFaces = 20,
+    detail: _Detail = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead, a line for each face.")] = False,
     annotate_into: Annotated[
@@ -166,6 +175,7 @@ def predict(
         "detector": detector,
         "min_confidence": min_confidence,
         "max_faces": max_faces,
+        "detail": detail,
     }
     found, left_out = files.find_files(images)
     failed = False
@@ -231,6 +241,7 @@ def score(
     detector: _Detector = "auto",
     min_confidence: _MinConfidence = None,
     max_faces: _MaxFaces = 20,
+    detail: _Detail = "auto",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes, or actors of Ray; by default one for each core.")
     ] = None,
@@ -260,6 +271,7 @@ def score(
         "detector": detector,
         "min_confidence": min_confidence,
         "max_faces": max_faces,
+        "detail": detail,
     }
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     total: Counter[str] = Counter()

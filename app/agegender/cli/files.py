@@ -37,7 +37,7 @@ from agegender.predictor import (
 )
 from agegender.settings import Settings
 from agegender.vision.decode import decode
-from agegender.vision.detect import CascadeMissing
+from agegender.vision.haar import CascadeMissing
 
 STDIN = "-"
 _KINDS_LISTED = 8

@@ -53,6 +53,7 @@ def print_table(results: Iterable[Result], out: Console) -> None:
         Column("gender", no_wrap=True),
         Column("box (x, y, w, h)", no_wrap=True),
         Column("found by", no_wrap=True),
+        Column("warnings"),
     )
     try:
         for name, prediction in results:
@@ -64,9 +65,9 @@ def print_table(results: Iterable[Result], out: Console) -> None:
             out.print(grid)
 
 
-def _rows(prediction: Prediction) -> Iterator[tuple[str, str, str, str]]:
+def _rows(prediction: Prediction) -> Iterator[tuple[str, str, str, str, str]]:
     if not prediction.faces:
-        yield "no face found", "", "", prediction.detector
+        yield "no face found", "", "", prediction.detector, ""
     for face in prediction.faces:
         box, age, gender = face.box, face.age, face.gender
         yield (
@@ -74,6 +75,7 @@ def _rows(prediction: Prediction) -> Iterator[tuple[str, str, str, str]]:
             f"{gender.label} {gender.probability:.0%}",
             f"{box.x}, {box.y}, {box.width}, {box.height}",
             prediction.detector + ("" if face.confidence is None else f" {face.confidence:.0%}"),
+            ", ".join(face.warnings),
         )
 
 

@@ -24,10 +24,12 @@ from agegender.inference.gender import temper
 from agegender.inference.session import OnnxSession
 from agegender.inference.variants import Catalogue, Variant
 from agegender.inference.yunet import YuNet
-from agegender.vision.align import crop_face, crop_whole
+from agegender.vision.align import crop_face, crop_whole, roll_of
 from agegender.vision.decode import DEFAULT_MAX_MEMORY, decode
-from agegender.vision.detect import DEFAULT_MAX_SIDE, Haar
-from agegender.vision.face import Box, Face, landmark_pixels
+from agegender.vision.face import Box, Detail, Face, landmark_pixels
+from agegender.vision.haar import Haar
+from agegender.vision.image import Image
+from agegender.vision.quality import assess
 
 
 class DetectorUnavailable(Exception):
@@ -43,7 +45,6 @@ class Pipeline:
         *,
         yunet: YuNet | None,
         max_image_memory: int = DEFAULT_MAX_MEMORY,
-        detect_max_side: int = DEFAULT_MAX_SIDE,
     ) -> None:
         # There are as many workers as cores: OpenCV's own threads, one a core unless the process says
         # otherwise, would take turns with them.
@@ -51,7 +52,6 @@ class Pipeline:
         self._catalogue = catalogue
         self._max_image_memory = max_image_memory
         self._yunet = yunet
-        self._detect_max_side = detect_max_side
 
     def predict(
         self,
@@ -61,11 +61,12 @@ class Pipeline:
         detector: DetectorChoice = "auto",
         min_confidence: float | None = None,
         max_faces: int = 20,
+        detail: Detail = "auto",
     ) -> Prediction:
         """Estimate age and gender of the `max_faces` largest faces in an image file or in pixels.
 
-        Pixels are upright (height, width, 3) BGR, and not bounded.
-        `min_confidence` in 0..1, or None for the detector's own. Raises UnknownModel,
+        Pixels are upright (height, width, 3) BGR, and not bounded. `min_confidence` is 0 to 1, or None for the
+        detector's own; `detail` as in `PredictQuery`. Raises UnknownModel,
         DetectorUnavailable, ImageUnreadable or ImageTooLarge.
         """
         begun = time.perf_counter()
@@ -79,18 +80,20 @@ class Pipeline:
         size = ImageSize(width=width, height=height)
         decoded = time.perf_counter()
 
-        faces = [Face(Box(0, 0, width, height))] if finder is None else finder.detect(image, min_confidence)
-        faces = faces[:max_faces]  # which are the largest: they come first
+        whole = Face(Box(0, 0, width, height))
+        found = [whole] if finder is None else finder.detect(image, min_confidence, detail)
+        faces = found[:max_faces]  # the largest: they come first
         detected = time.perf_counter()
 
         crops = [crop_face(image, face) for face in faces] if finder else [crop_whole(image)]
-        estimates = _estimate(session, variant, faces, crops, size)
+        estimates = _estimate(session, variant, image, faces, crops)
         predicted = time.perf_counter()
 
         return Prediction(
             model=model,
             detector="none" if finder is None else finder.name,
             image=size,
+            faces_found=len(found),
             faces=estimates,
             timings_ms=Timings(
                 decode=round(1000 * (decoded - begun), 2),
@@ -110,7 +113,7 @@ class Pipeline:
     @cached_property
     def _haar(self) -> Haar:
         """Made when it is first needed: beside YuNet it seldom is, and takes some 10 MB."""
-        return Haar(self._detect_max_side)
+        return Haar()
 
     def _detector(self, choice: DetectorChoice) -> YuNet | Haar | None:
         match choice:
@@ -130,11 +133,7 @@ class Pipeline:
 
 
 def _estimate(
-    session: OnnxSession,
-    variant: Variant,
-    faces: list[Face],
-    crops: list[NDArray[np.uint8]],
-    image: ImageSize,
+    session: OnnxSession, variant: Variant, image: Image, faces: list[Face], crops: list[NDArray[np.uint8]]
 ) -> list[FaceEstimate]:
     """Run the model on all crops at once, and read its probabilities as ages and genders."""
     if not faces:
@@ -142,22 +141,31 @@ def _estimate(
     age, male = session.run(np.stack(crops))
     ages = read_ages(age, variant.age_estimate, variant.age_interval)
     male_probability = temper(male, variant.gender_temperature)
+    qualities = [
+        (None, []) if face.confidence is None else assess(face, crop, image)
+        for face, crop in zip(faces, crops, strict=True)
+    ]
     return [
         FaceEstimate(
             box=face.box,
             confidence=None if face.confidence is None else round(face.confidence, 4),
             landmarks=_landmarks(face, image),
+            roll=None if face.landmarks is None else round(roll_of(face.landmarks), 1),
+            quality=quality,
+            warnings=warnings,
             age=Age(years=_years(years), low=_years(low), high=_years(high), coverage=DEFAULT_COVERAGE),
             gender=_gender(float(probability)),
         )
-        for face, years, low, high, probability in zip(faces, *ages, male_probability, strict=True)
+        for face, (quality, warnings), years, low, high, probability in zip(
+            faces, qualities, *ages, male_probability, strict=True
+        )
     ]
 
 
-def _landmarks(face: Face, image: ImageSize) -> Landmarks | None:
+def _landmarks(face: Face, image: Image) -> Landmarks | None:
     if face.landmarks is None:
         return None
-    return Landmarks(**landmark_pixels(face.landmarks, image.width, image.height))
+    return Landmarks(**landmark_pixels(face.landmarks, image.shape[1], image.shape[0]))
 
 
 def _years(age: float) -> float:

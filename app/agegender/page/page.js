@@ -374,7 +374,24 @@ function makeAnswer(photograph, model, prediction) {
   return made;
 }
 
-function makeFace(photograph, prediction, { box, age, gender }, i) {
+const WARNINGS = {
+  small: "small",
+  blurred: "blurred",
+  dark: "dark",
+  bright: "overexposed",
+  turned: "turned to a side",
+  cut_off: "cut off",
+  tilted: "tilted",
+};
+
+/** What makes the estimate less reliable, and by how much the face is turned where one would notice. */
+function remarks({ roll, warnings }) {
+  const turn = Math.abs(roll ?? 0) >= 20 ? [`turned by ${Math.round(roll)}°`] : [];
+  return [...warnings.filter((name) => name !== "tilted" || !turn.length).map((name) => WARNINGS[name]), ...turn];
+}
+
+function makeFace(photograph, prediction, face, i) {
+  const { box, age, gender } = face;
   const made = stamp("#face-template");
   $(".number", made).textContent = i + 1;
   $(".years", made).textContent = count(Math.round(age.years), "year");
@@ -385,6 +402,9 @@ function makeFace(photograph, prediction, { box, age, gender }, i) {
   $(".mark", made).style.left = `${age.years}%`;
   $(".gender .label", made).textContent = gender.label;
   $(".gender .probability", made).textContent = percent(gender.probability);
+  const remarked = remarks(face);
+  $(".remarks", made).hidden = !remarked.length;
+  $(".remarks", made).textContent = `Less reliable: ${remarked.join(", ")}`;
   drawPortrait($("canvas", made), $("img", photograph.card), box, prediction.image);
   const light = (on) => $(".boxes", photograph.card).children[i]?.classList.toggle("lit", on);
   made.onpointerenter = () => light(true);

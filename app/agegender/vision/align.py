@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agegender.vision.face import Box, Face, Landmarks
+from agegender.vision.face import Box, Face
 from agegender.vision.image import Image, halve, halvings
 
 CROP_SIZE = 128
@@ -36,7 +36,7 @@ _MAX_FRAME = 20_000
 
 
 class Similarity(NamedTuple):
-    """Image pixels to chip pixels: a point x + yi times `turn`, which turns and scales it, plus `shift`."""
+    """Maps a point x + yi: times `turn`, which turns and scales it, plus `shift`. Pixel centres are whole numbers."""
 
     turn: complex
     shift: complex
@@ -44,8 +44,15 @@ class Similarity(NamedTuple):
 
 def crop_face(image: Image, face: Face) -> NDArray[np.uint8]:
     """The crop of `face` from `image` (height, width, 3) BGR: (128, 128, 3) RGB, black beyond the image."""
+    return np.asarray(cv2.cvtColor(warp(image, frame(face), CROP_SIZE), cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def frame(face: Face) -> Similarity:
+    """Where `crop_face` crops: from image pixels to those of the crop."""
     to_chip = None if face.landmarks is None else similarity_to_template(face.landmarks)
-    return _warp(image, to_chip or _box_to_frame(face.whole or face.box))
+    turn, shift = to_chip or _box_to_frame(face.whole or face.box)
+    zoom = CROP_SIZE / CHIP_SIZE
+    return Similarity(turn * zoom, (shift + (0.5 + 0.5j)) * zoom - (0.5 + 0.5j))
 
 
 def crop_whole(image: Image) -> NDArray[np.uint8]:
@@ -57,7 +64,7 @@ def crop_whole(image: Image) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def similarity_to_template(landmarks: Landmarks) -> Similarity | None:
+def similarity_to_template(landmarks: NDArray[np.floating]) -> Similarity | None:
     """The least-squares similarity from five points (5, 2) onto the template.
 
     Closed form in the plane (Umeyama 1991 without reflection). None where the points are those of no face:
@@ -78,6 +85,12 @@ def similarity_to_template(landmarks: Landmarks) -> Similarity | None:
     return Similarity(turn, sum(_TEMPLATE) / len(_TEMPLATE) - turn * mean)
 
 
+def roll_of(landmarks: NDArray[np.floating]) -> float:
+    """Degrees, -180 to 180, by which a face with landmarks (5, 2) is turned clockwise from upright; 0 for no face."""
+    to_chip = similarity_to_template(landmarks)
+    return 0.0 if to_chip is None else -math.degrees(cmath.phase(to_chip.turn))
+
+
 def _box_to_frame(box: Box) -> Similarity:
     """The upright similarity that puts centre and mean side of `box` where Haar's box lies on chips."""
     x, y, side = HAAR_BOX
@@ -86,13 +99,15 @@ def _box_to_frame(box: Box) -> Similarity:
     return Similarity(complex(scale), complex(x + (side - 1) / 2, y + (side - 1) / 2) - scale * centre)
 
 
-def _warp(image: Image, to_chip: Similarity) -> NDArray[np.uint8]:
-    """One warp from image to crop; where it shrinks, each output pixel is a mean of what lies under it."""
-    turn, shift = to_chip
-    scale = abs(turn) * CROP_SIZE / CHIP_SIZE
-    times = halvings(1 / scale)
-    # Only the part under the frame: OpenCV warps no image of 32767 pixels or more a side, such as panoramas.
-    edges = (-0.5, CHIP_SIZE - 0.5)
+def warp(image: Image, to_crop: Similarity, side: int) -> Image:
+    """The square of `side` pixels that `to_crop` maps `image` to, black beyond the image.
+
+    One warp; where it shrinks, each output pixel is a mean of what lies under it.
+    """
+    turn, shift = to_crop
+    times = halvings(1 / abs(turn))
+    # Only the part under the square: OpenCV warps no image of 32767 pixels or more a side, such as panoramas.
+    edges = (-0.5, side - 0.5)
     under = [(complex(x, y) - shift) / turn for x in edges for y in edges]
     margin = 2**times + 1
     left = max(0, math.floor(min(corner.real for corner in under)) - margin)
@@ -101,24 +116,21 @@ def _warp(image: Image, to_chip: Similarity) -> NDArray[np.uint8]:
     bottom = max(0, math.ceil(max(corner.imag for corner in under)) + margin)
     image = halve(image[top:bottom, left:right], times)
     if image.size == 0:
-        return np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
-    # Of those that are left, up to two a side come to one of the crop.
-    oversampling = 1 if scale * 2**times >= 1 else 2
-    side = CROP_SIZE * oversampling
-    # Pixel centres lie at whole numbers, so a change of resolution also moves the origin by half a pixel.
-    zoom = side / CHIP_SIZE
+        return np.zeros((side, side, 3), np.uint8)
+    # Of the pixels that are left, up to two a side come to one of the crop.
+    oversampling = 1 if abs(turn) * 2**times >= 1 else 2
+    # Pixel centres are at whole numbers, so a change of resolution also moves the origin by half a pixel.
     centre = 2**times / 2 - 0.5
     shift += turn * complex(left + centre, top + centre)
-    shift = shift * zoom + (0.5 * zoom - 0.5) * (1 + 1j)
-    turn *= zoom * 2**times
+    shift = (shift + (0.5 + 0.5j)) * oversampling - (0.5 + 0.5j)
+    turn *= oversampling * 2**times
     warped = cv2.warpAffine(
         image,
         np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]]),
-        (side, side),
+        (side * oversampling, side * oversampling),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=(0, 0, 0),
     )
-    if oversampling > 1:
-        warped = halve(np.asarray(warped, np.uint8), 1, after=times)
-    return np.asarray(cv2.cvtColor(warped, cv2.COLOR_BGR2RGB), np.uint8)
+    crop = np.asarray(warped, np.uint8)
+    return halve(crop, 1, after=times) if oversampling > 1 else crop

@@ -1,39 +1,34 @@
-"""Pixels to faces: the protocol of the detectors, what they share, and the one that OpenCV brings along.
-
-Detection runs on a copy whose longest side is bounded; boxes come back in full-image pixels, clipped to the
-image, and landmarks in the same pixels, to be clipped by `landmark_pixels` where they are shown.
-"""
+"""Find faces in an image of any size: the interface of the detectors, and the scales at which they run."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal, Protocol
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 import cv2
-import cv2.data
 import numpy as np
 from numpy.typing import NDArray
 
-from agegender.vision.face import Box, Face
+from agegender.vision.face import Box, Detail, Face
 from agegender.vision.image import Image, halve, halvings
 
-DEFAULT_MAX_SIDE = 640
+Floats = NDArray[np.float64]
 
+COPY_SIDE = 640
+"""Longest side, in pixels, of the smallest copy of the image that is searched, where the largest faces are found."""
+
+# Longest side of the largest copy that is searched, as a share of the image's. YuNet finds a face from about 15 pixels
+# on: `auto` finds faces from 60 pixels of the image on, `thorough` from 24 on.
+_LARGEST_COPY: dict[Detail, float] = {"fast": 0.0, "auto": 1 / 4, "thorough": 3 / 4}
+# Copies larger than the first are searched in tiles, which bounds memory. Adjacent tiles share a strip as wide as the
+# largest face that is looked for in them, so that each face lies whole in one tile.
+_TILE = 768
+_OVERLAP = 96
+# Share of the smaller of two boxes that both cover, above which they are one face found twice.
+_SAME_FACE = 0.5
 # Shortest side that halving leaves, pixels: what it cuts off at the edges stays a small part of the image.
 _SHORTEST_HALF = 64
-# What the cascade's last stage sums up for a hit is 54 to 60; a logistic curve makes it a confidence: the share of such
-# hits that are faces, by YuNet, on validation images of UTKFace and FairFace (training/EXPERIMENTS.md). Since most
-# photographs have more in them that is no face, hits are believed from 0.9 on.
-_HAAR_CENTRE = 54.4
-_HAAR_SLOPE = 3.4
-HAAR_MIN_CONFIDENCE = 0.9
-# The cascade finds only what lies in the image whole, forehead and chin with room around them: of chips, which are all
-# face, two thirds, and with a border of an eighth of their side 97 %.
-_HAAR_BORDER = 1 / 8
-
-
-class CascadeMissing(Exception):
-    """OpenCV has no cascade; str(e) says what to do."""
 
 
 class Detector(Protocol):
@@ -41,61 +36,136 @@ class Detector(Protocol):
 
     @property
     def name(self) -> str:
-        """What answers call it."""
+        """The detector's name in answers."""
         ...
 
-    def detect(self, image: Image, min_confidence: float | None = None) -> list[Face]:
+    def detect(
+        self, image: Image, min_confidence: float | None = None, detail: Detail = "auto"
+    ) -> list[Face]:
         """Faces in `image` (height, width, 3) BGR, largest box first; None: the detector's own threshold."""
         ...
 
 
-class Haar:
-    """A cascade of frontal faces that ships inside OpenCV (Viola and Jones, 2001; trained by Lienhart): boxes only.
+class Found(NamedTuple):
+    """n faces. Positions are pixels from the left and top edge of an image: the first pixel's centre is at 0.5."""
 
-    It misses half as many as OpenCV's default one. Needs no download. Not to be shared by threads.
-    """
+    centres: Floats
+    """Of the bounding boxes, (n, 2) x, y."""
+    sizes: Floats
+    """Of the bounding boxes, (n, 2) width, height."""
+    landmarks: Floats
+    """(n, 5, 2) x, y in the order of `LANDMARK_NAMES`, or (n, 0, 2) from a detector without landmarks."""
+    confidences: Floats
+    """(n,), 0 to 1."""
 
-    name: Literal["haar"] = "haar"
+    def pick(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Found:
+        """The faces of `rows`, in that order."""
+        return Found(*(column[rows] for column in self))
 
-    def __init__(self, max_side: int = DEFAULT_MAX_SIDE) -> None:
-        self._max_side = max_side
-        file = Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml"
-        if not file.is_file():
-            raise CascadeMissing(
-                f"OpenCV came without {file}, which finds faces: install opencv-python-headless again."
-            )
-        self._cascade = cv2.CascadeClassifier(str(file))
+    def moved(self, turn: Floats, shift: Floats | tuple[float, float] = (0.0, 0.0)) -> Found:
+        """The same faces where `turn` (2, 2), a rotation or a scale, and then `shift` (2,) puts them.
 
-    def detect(self, image: Image, min_confidence: float | None = None) -> list[Face]:
-        """See `Detector.detect`."""
-        threshold = HAAR_MIN_CONFIDENCE if min_confidence is None else min_confidence
-        small, scale = shrink(image, round(self._max_side / (1 + 2 * _HAAR_BORDER)))
-        grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY))
-        smallest = max(24, round(0.05 * max(grey.shape)))
-        border = round(_HAAR_BORDER * max(grey.shape))
-        boxes, _, weights = self._cascade.detectMultiScale3(
-            cv2.copyMakeBorder(grey, border, border, border, border, cv2.BORDER_REPLICATE),
-            scaleFactor=1.1,
-            minNeighbors=3,
-            minSize=(smallest, smallest),
-            outputRejectLevels=True,
+        A box becomes the box around the turned ellipse that it encloses: exact for right angles.
+        """
+        return Found(
+            self.centres @ turn.T + shift,
+            np.sqrt(self.sizes**2 @ (turn**2).T),
+            self.landmarks @ turn.T + shift,
+            self.confidences,
         )
-        faces: list[Face] = []
-        for corner_and_size, weight in zip(boxes, np.ravel(weights), strict=True):
-            confidence = float(1 / (1 + np.exp(_HAAR_SLOPE * (_HAAR_CENTRE - weight))))
-            whole = (np.reshape(corner_and_size, (2, 2)) - ((border, border), (0, 0))) / scale
-            box = clip(whole, image)
-            if box is not None and confidence >= threshold:
-                faces.append(Face(box, confidence, whole=Box(*np.rint(whole).astype(int).ravel().tolist())))
-        return sorted(faces, key=by_area)
+
+    def faces(self, image: Image) -> list[Face]:
+        """As faces of `image`, largest box first; a face outside the image is left out."""
+        clipped = []
+        for centre, size, points, confidence in zip(*self, strict=True):
+            box = clip(np.array([centre - size / 2, size]), image)
+            if box is None:
+                continue
+            if len(points):
+                face = Face(box, float(confidence), (points - 0.5).astype(np.float32))
+            else:
+                corner = np.rint(centre - size / 2).astype(int)
+                whole = Box(*corner.tolist(), *np.rint(size).astype(int).tolist())
+                face = Face(box, float(confidence), whole=whole)
+            clipped.append(face)
+        return sorted(clipped, key=lambda face: -face.box.area)
 
 
-def by_area(face: Face) -> int:
-    """Sorts the largest face first."""
-    return -face.box.area
+Find = Callable[[Image, float], Found]
+"""Finds the faces in an image as it is, given the least confidence."""
 
 
-def shrink(image: Image, max_side: int) -> tuple[Image, NDArray[np.float64]]:
+def join(parts: list[Found]) -> Found:
+    """The faces of all `parts`, each once: of boxes that cover each other, the one with most confidence."""
+    if len(parts) == 1:
+        return parts[0]
+    found = Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    low, high = found.centres - found.sizes / 2, found.centres + found.sizes / 2
+    area = found.sizes.prod(axis=1)
+    left = np.argsort(-found.confidences, kind="stable")
+    kept = []
+    while len(left):
+        first, left = left[0], left[1:]
+        kept.append(first)
+        common = np.minimum(high[first], high[left]) - np.maximum(low[first], low[left])
+        shared = np.maximum(common, 0).prod(axis=1) / np.minimum(area[first], area[left])
+        left = left[shared <= _SAME_FACE]
+    return found.pick(np.array(kept, np.intp))
+
+
+def find_at_scales(
+    find: Find, image: Image, threshold: float, detail: Detail, quarter_turns: int = 0
+) -> Found:
+    """Run `find` over copies of `image` from 640 pixels on, as far as `detail` asks, and join what it finds.
+
+    With `quarter_turns` each copy is turned by so many right angles counter-clockwise before.
+    """
+    parts = []
+    for number, side in enumerate(_copy_sides(max(image.shape[:2]), detail)):
+        copy, scale = shrink(image, side)
+        for tile, corner in _tiles(copy):
+            found = _find_turned(find, tile, threshold, quarter_turns)
+            if number > 0:  # larger ones are found on the copy before
+                found = found.pick(found.sizes.max(axis=1) <= _OVERLAP)
+            parts.append(found.moved(np.diag(1 / scale), corner / scale))
+    return join(parts)
+
+
+def _find_turned(find: Find, image: Image, threshold: float, quarter_turns: int) -> Found:
+    if quarter_turns == 0:
+        return find(image, threshold)
+    turned = np.ascontiguousarray(np.rot90(image, quarter_turns))
+    back = np.linalg.matrix_power(np.array([[0.0, -1.0], [1.0, 0.0]]), quarter_turns)
+    centre, turned_centre = np.array(image.shape[1::-1]) / 2, np.array(turned.shape[1::-1]) / 2
+    return find(turned, threshold).moved(back, centre - back @ turned_centre)
+
+
+def _copy_sides(longest: int, detail: Detail) -> Iterator[float]:
+    """Longest sides of the copies that are searched, each about twice the one before."""
+    yield COPY_SIDE
+    ratio = _LARGEST_COPY[detail] * longest / COPY_SIDE
+    if ratio > 1:
+        copies = max(1, round(math.log2(ratio)))
+        for number in range(1, copies + 1):
+            yield COPY_SIDE * ratio ** (number / copies)
+
+
+def _tiles(image: Image) -> Iterator[tuple[Image, Floats]]:
+    """Tiles of `image` of at most 768 pixels a side, and the x, y of their corners; all of it, where it is small."""
+    (tops, height), (lefts, width) = _starts(image.shape[0]), _starts(image.shape[1])
+    for top in tops:
+        for left in lefts:
+            yield image[top : top + height, left : left + width], np.array([left, top], np.float64)
+
+
+def _starts(side: int) -> tuple[list[int], int]:
+    """Where tiles along a side start, and their length."""
+    count = max(1, math.ceil((side - _OVERLAP) / (_TILE - _OVERLAP)))
+    length = math.ceil((side + (count - 1) * _OVERLAP) / count)
+    return np.linspace(0, side - length, count).round().astype(int).tolist(), length
+
+
+def shrink(image: Image, max_side: float) -> tuple[Image, Floats]:
     """A copy whose longest side is at most `max_side`, and its scale against `image`, in x and in y."""
     height, width = image.shape[:2]
     times = min(halvings(max(height, width) / max_side), halvings(min(height, width) / _SHORTEST_HALF))
@@ -110,7 +180,7 @@ def shrink(image: Image, max_side: int) -> tuple[Image, NDArray[np.float64]]:
     return small, np.array(size) / (width, height) * 0.5**times
 
 
-def clip(corner_and_size: NDArray[np.float64], image: Image) -> Box | None:
+def clip(corner_and_size: Floats, image: Image) -> Box | None:
     """The part of a box ((x, y), (width, height)), float pixels, that lies inside `image`; None if none does."""
     height, width = image.shape[:2]
     (x, y), (x_size, y_size) = corner_and_size.tolist()

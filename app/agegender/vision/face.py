@@ -1,13 +1,20 @@
-"""What a face is: a box, five landmarks where they are known, and a confidence. NumPy only."""
+"""What a face is: a box, landmarks, a confidence, and the quality of its picture. NumPy only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Landmarks = NDArray[np.float32]
+
+Detail = Literal["fast", "auto", "thorough"]
+"""How small the faces are that are looked for in a large photograph."""
+
+FaceWarning = Literal["small", "blurred", "dark", "bright", "turned", "cut_off", "tilted"]
+"""What makes an estimate less reliable (vision/quality.py)."""
 
 LANDMARK_NAMES = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
 """Order of the five points; right and left are the person's own."""
@@ -26,6 +33,20 @@ class Box:
     def area(self) -> int:
         """Pixels inside the box."""
         return self.width * self.height
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How good the picture of a face is."""
+
+    size: int
+    """Shorter side of the bounding box, pixels."""
+    sharpness: float
+    """0 to 1: fine detail of the crop as a share of its contrast."""
+    brightness: float
+    """Mean brightness of the face, from 0 for black to 1 for white."""
+    yaw: float | None
+    """Degrees by which the head is turned to a side, roughly, positive to the person's left; null without landmarks."""
 
 
 @dataclass(frozen=True, slots=True)
