@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from agegender.settings import Settings
 from helpers import Server, connected, grey, png, read_to_the_end
 
 IMAGE = png(grey(51))
@@ -98,7 +99,7 @@ def test_a_body_in_many_chunks_is_read(server: Server) -> None:
 
 
 def test_a_refusal_reaches_who_sends_all_before_reading_though_it_is_the_last_answer(server: Server) -> None:
-    body = bytes(12 * 2**20)
+    body = bytes(Settings().max_bytes + 2**20)
     with connected(server) as (connection,):
         connection.sendall(HEAD + b"Content-Length: %d\r\n" % len(body) + LAST + b"\r\n")
         let_read(server)  # it has answered

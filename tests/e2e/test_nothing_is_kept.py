@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agegender.settings import Settings
 from helpers import ASTRONAUT, Server, Upload, serving
 
 pytestmark = pytest.mark.skipif(
@@ -56,7 +57,12 @@ def send_everything(server: Server) -> list[tuple[int, str]]:
     client = server.client
     in_a_form = [
         client.post("/predict?detector=haar", files={"image": (NAME, content, "image/jpeg")})
-        for content in (PHOTOGRAPH, PHOTOGRAPH[:20_000], b"this is no image", bytes(11 * 2**20))
+        for content in (
+            PHOTOGRAPH,
+            PHOTOGRAPH[:20_000],
+            b"this is no image",
+            bytes(Settings().max_bytes + 2**20),
+        )
     ]
     in_a_batch = [
         client.post(
