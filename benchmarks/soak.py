@@ -74,7 +74,7 @@ def _mixed() -> list[bytes]:
         post("/predict", b""),
         post("/predict", small.jpeg[: len(small.jpeg) // 2]),
         post("/predict", huge),
-        post("/predict", bytes(11_000_000)),
+        post("/predict", bytes(22_000_000)),
         post("/predict", small.jpeg, "text/plain"),
         post("/predict", small.jpeg, "multipart/form-data; boundary=edge"),
         multipart("/predict?model=unknown", small.jpeg),

@@ -51,7 +51,7 @@ def test_answers_of_the_real_service_are_told_apart(server: Server, client: Clie
         200: post("/predict?detector=none", IMAGE, "image/png"),
         400: post("/predict", b"this is no image"),
         404: post("/nothing", b""),
-        413: post("/predict", bytes(11_000_000)),
+        413: post("/predict", bytes(22_000_000)),
         422: multipart("/predict?max_faces=0", IMAGE),
     }
     closed = client.closed(port, list(kinds.values()), concurrency=2, seconds=0, at_least=50)

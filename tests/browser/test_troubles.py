@@ -24,7 +24,7 @@ TEXT = b"A shopping list: bread, milk, eggs."
         ("list.txt", TEXT),
         ("cut.jpg", ASTRONAUT.read_bytes()[:9000]),
         ("empty.png", b""),
-        ("huge.jpg", bytes(11 * 2**20)),
+        ("huge.jpg", bytes(21 * 2**20)),
     ],
     ids=["text", "cut short", "empty", "too large"],
 )

@@ -451,7 +451,7 @@ def test_a_service_can_predict_instead(server: Server, cache: Path, album: Path)
 
 def test_a_key_opens_the_service(bare_server: Server, cache: Path, keys: tuple[str, str]) -> None:
     options = ("predict", f"--url={bare_server.url}", "--detector=none", ASTRONAUT)
-    assert one_sentence(run(cache, *options)).startswith("This service asks for a key")
+    assert one_sentence(run(cache, *options)).startswith("This service needs an API key")
     assert run(cache, *options, f"--api-key={keys[0]}").returncode == 0
     assert run(cache, *options, AGEGENDER_API_KEY=f"{keys[1]}\r\n").returncode == 0
 
