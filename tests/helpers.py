@@ -136,6 +136,7 @@ def full_disk(size: int) -> Iterator[None]:
     """Of files that are written meanwhile, by processes begun too, the system refuses more than `size` bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # coverage could not write its data either
         patch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # which Python 3.11 would write by half, and believe
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
         try:
