@@ -25,7 +25,7 @@ test-docker: $(VENV)/.dev ## Build the images and test them, where a Docker engi
 	  echo 'No Docker engine answers here (docker info): the tests of the images were skipped.'; \
 	fi
 
-# Ray takes a gigabyte: it has an environment of its own. Its warnings are its own, too.
+# Ray takes much room: it has an environment of its own. Its warnings are its own, too.
 test-scale: ## Test what runs on Ray, on a cluster of two nodes on this machine
 	$(MAKE) VENV=$(VENV)-scale $(VENV)-scale/.scale
 	timeout 300 $(VENV)-scale/bin/python -m pytest -W ignore tests/scale
