@@ -94,7 +94,7 @@ def turned(degrees: float) -> Alter:
 
 
 CONDITIONS: dict[str, Alter] = {
-    **{f"{side} pixels": shrunk(side) for side in (32, 24, 18, 15)},
+    **{f"{side} pixels": shrunk(side) for side in (32, 24, 20, 15, 12)},
     **{f"out of focus by {share} of the face": blurred(share) for share in (0.02, 0.03, 0.04)},
     **{f"shaken by {share} of the face": shaken(share) for share in (0.08, 0.14)},
     **{f"{gain} of the light": exposed(gain) for gain in (0.3, 0.15, 0.1)},
@@ -163,7 +163,7 @@ def measure_warnings(
     yunet: YuNet,
     session: OnnxSession,
     variant: Variant,
-    every: int = 5,
+    every: int = 8,
 ) -> list[Grid]:
     """By how much the error in age is larger for faces with each warning; and what each condition does.
 

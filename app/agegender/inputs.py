@@ -58,7 +58,7 @@ class PredictQuery(BaseModel):
     detail: Detail = Field(
         "auto",
         description="One of fast, auto and thorough: how small the faces are found in a large photograph. fast "
-        "finds those of a fortieth of its longest side, auto also those of 60 pixels, thorough those of 24.",
+        "finds those of a fortieth of its longest side, auto also those of 100 pixels, thorough those of 24.",
     )
 
 

@@ -131,9 +131,16 @@ def test_predict_prints_a_table_and_goes_on_after_a_file_that_is_not_an_image(
     ended = predict(ASTRONAUT, junk, nobody, missing, GRACE_HOPPER)
     assert ended.returncode == 1
     heading, _, *lines = ended.stdout.splitlines()
-    assert re.split("  +", heading.strip()) == ["image", "age", "gender", "box (x, y, w, h)", "found by"]
+    assert re.split("  +", heading.strip()) == [
+        "image",
+        "age",
+        "gender",
+        "box (x, y, w, h)",
+        "found by",
+        "warnings",
+    ]
     face, _, other_face = (re.split("  +", line.strip()) for line in lines)
-    for (name, age, gender, box, found_by), path in ((face, ASTRONAUT), (other_face, GRACE_HOPPER)):
+    for (name, age, gender, box, found_by, *_), path in ((face, ASTRONAUT), (other_face, GRACE_HOPPER)):
         assert name == str(path)
         assert re.fullmatch(r"\d+\.\d \(\d+-\d+\)", age)
         assert re.fullmatch(r"(fe)?male \d+%", gender)

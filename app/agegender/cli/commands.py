@@ -64,7 +64,7 @@ _MinConfidence = Annotated[
 _Detail = Annotated[
     Detail,
     typer.Option(
-        help="Find faces from a fortieth of a photograph's longest side on (fast), also from 60 pixels on (auto), or "
+        help="Find faces from a fortieth of a photograph's longest side on (fast), also from 100 pixels on (auto), or "
         "from 24 on (thorough)."
     ),
 ]

@@ -16,9 +16,9 @@ from agegender.vision.align import CROP_SIZE, frame, roll_of
 from agegender.vision.face import Face, FaceWarning, Landmarks, Quality
 from agegender.vision.image import Image
 
-_SMALL = 18
+_SMALL = 15
 """Least shorter side of the box, pixels."""
-_BLURRED = 0.015
+_BLURRED = 0.012
 _DARK, _BRIGHT = 0.065, 0.75
 _TURNED = 40.0
 """Most degrees to a side."""
