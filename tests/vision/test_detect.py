@@ -165,7 +165,7 @@ def crowd(width: int, height: int, columns: int, rows: int, face_height: int) ->
     return decode(cv2.imencode(".jpg", ground, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
 
 
-@pytest.mark.parametrize("face_height", [60, 90, 120])
+@pytest.mark.parametrize("face_height", [34, 60, 90, 120])
 def test_eighteen_small_faces_in_twelve_megapixels_are_found(yunet: YuNet, face_height: int) -> None:
     faces = yunet.detect(crowd(4000, 3000, 6, 3, face_height), detail="thorough")
     assert len(faces) == 18
