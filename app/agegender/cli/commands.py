@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -180,7 +180,7 @@ def predict(
     found, left_out = files.find_files(images)
     failed = False
 
-    def watched(results: Iterator[Result]) -> Iterator[Result]:
+    def watched(results: Iterator[Result]) -> Generator[Result, None, None]:
         """Show a progress bar for `results`, and print each problem on standard error."""
         nonlocal failed
         # JSON and CSV are printed as results come, which would run into the bar on the same terminal.
@@ -196,8 +196,14 @@ def predict(
                 yield result
 
     try:
-        with files.predicting(settings, options, url, api_key) as (estimate, threads), output.written():
-            results = watched(files.results(found, estimate, threads, settings, annotate_into))
+        with (
+            files.predicting(settings, options, url, api_key) as (estimate, threads),
+            # The progress bar has a thread, which must end before the interpreter does.
+            contextlib.closing(
+                watched(files.results(found, estimate, threads, settings, annotate_into))
+            ) as results,
+            output.written(),
+        ):
             if as_json:
                 output.print_json(results)
             elif as_csv:
