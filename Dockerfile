@@ -98,7 +98,7 @@ COPY --from=yunet /cache /opt/agegender/cache
 COPY --from=project /project /opt/agegender
 COPY training /opt/agegender/training
 # Byte code, as for the service below; TensorFlow alone has thousands of modules.
-RUN HOME=/tmp/build PYTHONPATH=/opt/agegender python3 -c 'import training.cli, training.fit, training.export, training.report' && rm -rf /tmp/*
+RUN HOME=/tmp/build PYTHONPATH=/opt/agegender python3 -c 'import training.cli, training.export, training.train, training.card' && rm -rf /tmp/*
 # Keras and Matplotlib write to a home directory.
 ENV HOME=/tmp \
     PYTHONPATH=/opt/agegender \

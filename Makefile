@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test docs test-scale serve-ray test-docker bench soak fuzz audit wheel env-train models model-A model-B faces lint format lock clean
+.PHONY: serve test docs test-scale serve-ray test-docker bench soak fuzz audit wheel env-train models model-A model-B model-C compare lint format lock clean
 
 serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 	-$(BIN)/agegender fetch-detector
@@ -30,12 +30,6 @@ test-scale: ## Test what runs on Ray, on a cluster of two nodes on this machine
 	$(MAKE) VENV=$(VENV)-scale $(VENV)-scale/.scale
 	timeout 300 $(VENV)-scale/bin/python -m pytest -W ignore tests/scale
 
-serve-ray: ## Run the service on Ray Serve on http://127.0.0.1:8000: see docs/scale.md
-	$(MAKE) VENV=$(VENV)-scale $(VENV)-scale/.scale
-	-$(VENV)-scale/bin/agegender fetch-detector
-	RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=agegender.scale.serving:proxy_middlewares \
-	  $(VENV)-scale/bin/serve run agegender.scale.serving:app
-
 bench: $(VENV)/.dev ## Measure speed and memory: see benchmarks/README.md
 	$(BIN)/python -m benchmarks
 
@@ -58,48 +52,23 @@ audit: $(VENV)/audit/.installed ## Check the pinned packages against the databas
 
 env-train: $(VENV)/.train ## Install what training needs, TensorFlow above all
 
-# As the models in models/ were made: from these archives or folders, B from these weights, each run going on where it
-# was stopped. Splits and the seed are the same, and the options nearly (training/EXPERIMENTS.md); sums over threads are
-# not, nor all of the code, so figures come close but weights differ. INIT=FILE where ImageNet's weights cannot be
-# downloaded, YUNET=FILE where YuNet cannot.
+# Make a model by its recipe, from the archives or folders named here. A run that was stopped goes on. IMAGENET=FILE
+# where the weights cannot be downloaded, YUNET=FILE where YuNet cannot. A and B also need RECOGNIZER=w600k_mbf.onnx.
 UTKFACE ?= data/UTKFace.tar.gz
 FAIRFACE ?= data/fairface.tar.gz
-RECOGNIZER ?= data/w600k_mbf.onnx
-INIT ?= imagenet
-RUNS := runs/models
-FIRST := $(RUNS)/first
-SECOND := $(RUNS)/second
-THIRD := $(RUNS)/third
-TAUGHT := --recognizer $(RECOGNIZER) --batch-size 800 --peak-learning-rate 0.0028
+IMAGENET ?= imagenet
 TRAIN := $(BIN)/python -m training
+MAKE_MODEL = $(TRAIN) make $(1) --utkface $(UTKFACE) $(FAIRFACE:%=--fairface %) --imagenet $(IMAGENET) \
+  $(if $(RECOGNIZER),--recognizer $(RECOGNIZER)) $(if $(YUNET),--yunet $(YUNET))
 
-models: model-B ## Make both models anew from UTKFACE=... and FAIRFACE=...
+models: model-A model-B model-C ## Make the models anew: UTKFACE=... FAIRFACE="... ..." RECOGNIZER=...
 
-# A learns from the labels first, then from B's answers beside them; B from both networks'; and in the end both from one
-# for face recognition: that is work for a GPU (KERAS_BACKEND=jax). Only the last of each are exported, and so see the
-# test split.
-model-A: $(RECOGNIZER) faces
-	$(TRAIN) train B --init $(INIT) --epochs 96:5,128:6 --runs $(FIRST) --resume
-	$(TRAIN) train A --epochs 96:9 --runs $(FIRST) --resume
-	$(TRAIN) train A --init $(FIRST)/A --epochs 96:4 --runs $(SECOND) --resume
-	$(TRAIN) train A --init $(SECOND)/A --teacher $(FIRST)/B --epochs 96:30 --runs $(THIRD) --resume
-	$(TRAIN) train A --init $(THIRD)/A $(TAUGHT) --epochs 96:148 --runs $(RUNS) --resume
-	$(TRAIN) export age_gender_A --runs $(RUNS)
-
-model-B: model-A
-	$(TRAIN) train B --init $(FIRST)/B --teacher $(FIRST)/B --teacher $(THIRD)/A \
-	  --epochs 128:6 --peak-learning-rate 0.0005 --runs $(SECOND) --resume
-	$(TRAIN) train B --init $(SECOND)/B $(TAUGHT) --epochs 128:106 --runs $(RUNS) --resume
-	$(TRAIN) export age_gender_B --runs $(RUNS)
-
-$(RECOGNIZER):
-	@echo "They learn from InsightFace's w600k_mbf.onnx, of its package buffalo_sc: name it, as in" \
-	  '`make models RECOGNIZER=w600k_mbf.onnx`.' >&2; exit 1
-
-# Each time anew, since what is in the cache may be of other archives; of the same ones it is the same.
-faces: | $(VENV)/.train
+model-A model-B model-C: $(VENV)/.train
 	$(if $(YUNET),,$(BIN)/agegender fetch-detector)
-	$(TRAIN) prepare --utkface $(UTKFACE) --fairface $(FAIRFACE) $(if $(YUNET),--yunet $(YUNET))
+	$(call MAKE_MODEL,$(@:model-%=%))
+
+compare: $(VENV)/.train ## Measure the models and a package with weights of its own on the prepared test faces
+	$(TRAIN) compare
 
 wheel: $(VENV)/.serve ## Build the wheel and the source distribution, with the models that are served: dist/
 	$(BIN)/python -m hatchling build

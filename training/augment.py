@@ -1,18 +1,20 @@
-"""Augmentation as one Keras layer: geometry in a single warp, then colour, blur, noise and erasing."""
+"""Augmentation of one crop: geometry in a single warp, then colour, blur, noise and erasing."""
 
 from __future__ import annotations
 
 import math
 
-import keras
+import cv2
+import numpy as np
 from agegender.vision.align import CROP_SIZE
-from keras import ops
+from numpy.typing import NDArray
 
 # The scatter of YuNet's and Haar's frames against UTKFace's own (5th to 95th percentile over chips and FairFace:
 # scale 0.86-1.12, rotation 5.5 degrees, shift 5 % of the side), and a little more.
 MAX_ROTATION = math.radians(10)
 SCALE_RANGE = (0.85, 1.15)
 MAX_SHIFT = 0.07
+"""Share of the side."""
 
 BRIGHTNESS = 0.25
 CONTRAST = 0.3
@@ -25,92 +27,63 @@ MAX_NOISE = 10.0
 
 ERASED_SHARE = 0.25
 ERASED_SIDE = (0.15, 0.4)
-MEAN_PIXEL = 127.5
+MEAN_PIXEL = 127
+
+Image = NDArray[np.uint8]
 
 
-class Augment(keras.layers.Layer):
-    """(n, 128, 128, 3) RGB crops in 0..255 to altered ones of (n, `size`, `size`, 3), float32.
+def augment(crop: Image, side: int, random: np.random.Generator) -> Image:
+    """Alter and spoil a (128, 128, 3) crop and resize it to (`side`, `side`, 3)."""
+    return spoil(alter(crop, side, random), random)
 
-    `size` may be changed between epochs; what was traced before must then be traced anew.
-    """
 
-    def __init__(self, size: int = CROP_SIZE, seed: int = 0) -> None:
-        super().__init__()
-        self.size = size
-        self._random = keras.random.SeedGenerator(seed)
+def alter(crop: Image, side: int, random: np.random.Generator) -> Image:
+    """Make another photograph of the same face, (`side`, `side`, 3), out of a (128, 128, 3) crop."""
+    return _recolour(_warp(crop, side, random), random)
 
-    def _uniform(self, n: int, low: float, high: float) -> keras.KerasTensor:
-        return keras.random.uniform((n, 1, 1, 1), low, high, seed=self._random)
 
-    def call(self, crops: keras.KerasTensor) -> keras.KerasTensor:
-        """See the class."""
-        return self.spoil(self.alter(crops))
+def spoil(image: Image, random: np.random.Generator) -> Image:
+    """Make a worse copy of an image (side, side, 3): blur, noise, a grey rectangle, each in some of the cases."""
+    side = len(image)
+    if random.random() < BLURRED_SHARE:
+        half = cv2.resize(image, (side // 2, side // 2), interpolation=cv2.INTER_AREA)
+        image = np.asarray(cv2.resize(half, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)
+    if random.random() < NOISY_SHARE:
+        noise = random.normal(0, random.uniform(0, MAX_NOISE), image.shape)
+        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    if random.random() < ERASED_SHARE:  # Zhong et al. 2020
+        height, width = (side * random.uniform(*ERASED_SIDE, 2) / 2).astype(int)
+        y, x = random.integers(0, side, 2)
+        image[max(0, y - height) : y + height, max(0, x - width) : x + width] = MEAN_PIXEL
+    return image
 
-    def alter(self, crops: keras.KerasTensor) -> keras.KerasTensor:
-        """Another photograph of the same face, (n, 128, 128, 3): what its teacher may see of it."""
-        n = ops.shape(crops)[0]
-        return self._recolour(self._warp(ops.cast(crops, "float32"), n), n)
 
-    def spoil(self, images: keras.KerasTensor) -> keras.KerasTensor:
-        """A worse copy of it, (n, `size`, `size`, 3)."""
-        n = ops.shape(images)[0]
-        images = self._noise(self._blur(images, n), n)
-        if self.size != CROP_SIZE:
-            images = ops.image.resize(images, (self.size, self.size), interpolation="bilinear")
-        return self._erase(images, n)
+def resize(crop: Image, side: int) -> Image:
+    """A (128, 128, 3) crop at (`side`, `side`, 3), otherwise as it is."""
+    if side == CROP_SIZE:
+        return crop
+    return np.asarray(cv2.resize(crop, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)
 
-    def _warp(self, images: keras.KerasTensor, n: int) -> keras.KerasTensor:
-        angle = self._uniform(n, -MAX_ROTATION, MAX_ROTATION)[:, 0, 0, 0]
-        low, high = SCALE_RANGE
-        scale = 1.0 / self._uniform(n, low, high)[:, 0, 0, 0]
-        side = ops.where(self._uniform(n, 0, 1)[:, 0, 0, 0] < 0.5, -1.0, 1.0)  # -1 mirrors
-        shift = MAX_SHIFT * CROP_SIZE
-        shift_x = self._uniform(n, -shift, shift)[:, 0, 0, 0]
-        shift_y = self._uniform(n, -shift, shift)[:, 0, 0, 0]
-        # From output pixels back to input pixels, about the centre.
-        centre = (CROP_SIZE - 1) / 2
-        a, b = ops.cos(angle) * scale * side, -ops.sin(angle) * scale
-        c, d = ops.sin(angle) * scale * side, ops.cos(angle) * scale
-        zero = ops.zeros_like(a)
-        transform = ops.stack(
-            [
-                a, b, centre - a * centre - b * centre + shift_x,
-                c, d, centre - c * centre - d * centre + shift_y,
-                zero, zero,
-            ],
-            axis=-1,
-        )  # fmt: skip
-        return ops.image.affine_transform(images, transform, interpolation="bilinear", fill_mode="constant")
 
-    def _recolour(self, images: keras.KerasTensor, n: int) -> keras.KerasTensor:
-        grey = ops.mean(images, axis=-1, keepdims=True)
-        saturation = self._uniform(n, 1 - SATURATION, 1 + SATURATION)
-        saturation = ops.where(self._uniform(n, 0, 1) < GREY_SHARE, 0.0, saturation)
-        images = grey + (images - grey) * saturation
-        mean = ops.mean(grey, axis=(1, 2), keepdims=True)
-        images = mean + (images - mean) * self._uniform(n, 1 - CONTRAST, 1 + CONTRAST)
-        return ops.clip(images * self._uniform(n, 1 - BRIGHTNESS, 1 + BRIGHTNESS), 0.0, 255.0)
+def _warp(crop: Image, side: int, random: np.random.Generator) -> Image:
+    """Turn, scale, shift and in half of the cases mirror about the centre; black beyond the crop."""
+    angle = random.uniform(-MAX_ROTATION, MAX_ROTATION)
+    scale = random.uniform(*SCALE_RANGE) * side / CROP_SIZE
+    mirror = random.choice((-1, 1))
+    linear = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    linear[:, 0] *= mirror
+    shift = random.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * side
+    centre = np.full(2, (side - 1) / 2) + shift - linear @ np.full(2, (CROP_SIZE - 1) / 2)
+    matrix = np.column_stack([linear, centre])
+    return np.asarray(cv2.warpAffine(crop, matrix, (side, side), flags=cv2.INTER_LINEAR), np.uint8)
 
-    def _blur(self, images: keras.KerasTensor, n: int) -> keras.KerasTensor:
-        half = ops.image.resize(
-            images, (CROP_SIZE // 2, CROP_SIZE // 2), interpolation="bilinear", antialias=True
-        )
-        blurred = ops.image.resize(half, (CROP_SIZE, CROP_SIZE), interpolation="bilinear")
-        return ops.where(self._uniform(n, 0, 1) < BLURRED_SHARE, blurred, images)
 
-    def _noise(self, images: keras.KerasTensor, n: int) -> keras.KerasTensor:
-        deviation = self._uniform(n, 0, MAX_NOISE)
-        deviation = ops.where(self._uniform(n, 0, 1) < NOISY_SHARE, deviation, 0.0)
-        noise = keras.random.normal(ops.shape(images), seed=self._random)
-        return ops.clip(images + deviation * noise, 0.0, 255.0)
-
-    def _erase(self, images: keras.KerasTensor, n: int) -> keras.KerasTensor:
-        """Random erasing (Zhong et al. 2020): a grey rectangle in some of the images."""
-        axis = (ops.arange(self.size, dtype="float32") + 0.5) / self.size
-        low, high = ERASED_SIDE
-        half_height, half_width = self._uniform(n, low, high) / 2, self._uniform(n, low, high) / 2
-        below = ops.abs(axis[None, :, None, None] - self._uniform(n, 0, 1)) < half_height
-        beside = ops.abs(axis[None, None, :, None] - self._uniform(n, 0, 1)) < half_width
-        chosen = self._uniform(n, 0, 1) < ERASED_SHARE
-        erased = ops.logical_and(ops.logical_and(below, beside), chosen)
-        return ops.where(erased, MEAN_PIXEL, images)
+def _recolour(image: Image, random: np.random.Generator) -> Image:
+    """Change saturation, contrast and brightness: one linear map of each pixel's colour."""
+    saturation = 0.0 if random.random() < GREY_SHARE else random.uniform(1 - SATURATION, 1 + SATURATION)
+    contrast = random.uniform(1 - CONTRAST, 1 + CONTRAST)
+    brightness = random.uniform(1 - BRIGHTNESS, 1 + BRIGHTNESS)
+    grey = np.full((3, 3), 1 / 3)
+    colours = brightness * contrast * (grey + saturation * (np.eye(3) - grey))
+    offset = np.full(3, brightness * (1 - contrast) * image.mean())
+    return np.asarray(cv2.transform(image, np.column_stack([colours, offset])), np.uint8)

@@ -136,15 +136,3 @@ def _weighted_quantiles(
     order = np.argsort(sample)
     below = np.cumsum(weight[order]) / (weight.sum() + 1)
     return np.interp(shares, below, sample[order])
-
-
-def share_below(distributions: NDArray[np.floating], age: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The share of each distribution (n, 101) that lies below the age (n,): uniform in 0..1 for an honest model.
-
-    An age lies between two quantiles of `agegender.inference.ages` where its share lies between their levels.
-    """
-    mass = np.asarray(distributions, np.float64)
-    edges = np.concatenate([np.zeros((len(mass), 1)), np.cumsum(mass, axis=1)], axis=1)
-    rows, year = np.arange(len(mass)), np.minimum(age, AGES - 1)
-    middle = (edges[rows, year] + edges[rows, year + 1]) / 2
-    return np.asarray(np.where(age < AGES, middle, edges[:, -1]) / edges[:, -1])

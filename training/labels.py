@@ -1,4 +1,4 @@
-"""What the data sets say about a face: labels out of file names (UTKFace) and CSV files (FairFace)."""
+"""Labels out of file names (UTKFace) and CSV files (FairFace)."""
 
 from __future__ import annotations
 
@@ -66,31 +66,21 @@ def parse_age_bin(text: str) -> tuple[int, int]:
     return low, high
 
 
-def read_fairface_labels(folder: Path) -> dict[str, Label]:
-    """Labels of every `fairface_label_*.csv` in `folder`, by the image's path relative to it.
-
-    Raises TrainingError where there is no such file, or a row in it is not FairFace's.
-    """
-    tables = sorted(folder.glob("fairface_label_*.csv"))
-    if not tables:
-        raise TrainingError(f"{folder} has no fairface_label_train.csv: is it FairFace's archive or folder?")
-    labels: dict[str, Label] = {}
-    for table in tables:
-        try:
-            with table.open(newline="", encoding="utf-8-sig") as lines:  # as Excel writes it, too
-                rows = csv.DictReader(lines)
-                missing = {"file", "age", "gender", "race"}.difference(rows.fieldnames or ())
-                if missing:
-                    raise TrainingError(
-                        f"{table.name} has no column {', '.join(sorted(missing))}: see FairFace's own."
-                    )
-                labels |= {row["file"]: _fairface_label(row, table.name) for row in rows}
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise TrainingError(
-                f"{table.name} is no table in UTF-8 ({error}): see FairFace's own."
-            ) from error
+def read_fairface_labels(table: Path) -> dict[str, Label]:
+    """Labels of FairFace's table, by the image's path relative to it. Raises TrainingError if it is not FairFace's."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as lines:  # as Excel writes it, too
+            rows = csv.DictReader(lines)
+            missing = {"file", "age", "gender", "race"}.difference(rows.fieldnames or ())
+            if missing:
+                raise TrainingError(
+                    f"{table.name} has no column {', '.join(sorted(missing))}: see FairFace's own."
+                )
+            labels = {row["file"]: _fairface_label(row, table.name) for row in rows}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TrainingError(f"{table.name} is not a table in UTF-8 ({error}): see FairFace's own.") from error
     if not labels:
-        raise TrainingError(f"{folder} has tables of FairFace without a row: name its archive as downloaded.")
+        raise TrainingError(f"{table.name} has no row: name FairFace's archive as downloaded.")
     return labels
 
 
@@ -103,6 +93,7 @@ def _fairface_label(row: dict[str, Any], table: str) -> Label:
         return Label(low, high, male, row["race"])
     except (ValueError, KeyError):
         raise TrainingError(
-            f"{table} says the age {row['age']!r}, the gender {row['gender']!r} and the race {row['race']!r} of "
-            f"{row['file']}: they must be a bin, such as 20-29, Male or Female, and one of {', '.join(FAIRFACE_RACES)}."
+            f"{table} gives {row['file']} the age {row['age']!r}, the gender {row['gender']!r} and the race "
+            f"{row['race']!r}: they must be a bin, such as 20-29, Male or Female, and one of "
+            f"{', '.join(FAIRFACE_RACES)}."
         ) from None

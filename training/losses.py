@@ -1,6 +1,8 @@
-"""What training minimises: age as a distribution, gender as a binary label."""
+"""What training minimises: the errors of age as a distribution and of the gender label."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,86 +19,16 @@ EXPECTATION_WEIGHT = 0.1
 """Weight of the L1 of the expectation, per year, beside the divergence."""
 
 WITHIN_BIN_WEIGHT = 0.1
+"""Weight of how the ages within a bin are spread, beside the likelihood of the bin.
+
+Without it nothing holds back a face of the open last bin from growing ever older.
+"""
+
 SMOOTHNESS_WEIGHT = 1.0
+"""Weight of the mean squared third difference of the logits.
 
-TEACHERS_SHARE = 0.5
-"""How much the answers that `--teacher` names weigh against labels."""
-
-
-def age_loss(label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
-    """Loss of each age in a batch, (n,): `label` is (n, 2) first and last year, `logits` (n, 101).
-
-    An exact age (both equal) costs the KL divergence to a narrow Gaussian plus the L1 of the expectation
-    (Gao et al. 2018); a bin costs its negative log-likelihood. Of teachers, `label` has the ages' probabilities
-    too, (n, 2 + 101), and the divergence from those counts for `TEACHERS_SHARE` of the whole.
-    """
-    years = _years()
-    last = float(AGES - 1)
-    low = ops.minimum(label[:, :1], last)
-    high = ops.minimum(label[:, 1:2], last)
-    log_probabilities = ops.log_softmax(logits, axis=-1)
-    probabilities = ops.exp(log_probabilities)
-
-    target = ops.softmax(-0.5 * ops.square((years - low) / LABEL_SIGMA), axis=-1)
-    expectation = ops.sum(probabilities * years, axis=-1)
-    exact = _divergence(target, log_probabilities) + EXPECTATION_WEIGHT * ops.abs(expectation - low[:, 0])
-
-    inside = ops.cast(ops.logical_and(years >= low, years <= high), "float32")
-    binned = -ops.log(ops.sum(probabilities * inside, axis=-1) + 1e-6)
-    loss = ops.where(high[:, 0] > low[:, 0], binned, exact)
-    if label.shape[-1] == 2:
-        return loss
-    return (1 - TEACHERS_SHARE) * loss + TEACHERS_SHARE * _divergence(label[:, 2:], log_probabilities)
-
-
-def _divergence(target: keras.KerasTensor, log_probabilities: keras.KerasTensor) -> keras.KerasTensor:
-    """Kullback and Leibler's, (n,), of (n, classes) from `target`."""
-    return ops.sum(target * (ops.log(target + 1e-9) - log_probabilities), axis=-1)
-
-
-def gender_loss(label: keras.KerasTensor, logit: keras.KerasTensor) -> keras.KerasTensor:
-    """Binary cross-entropy of each gender in a batch, (n,): `label` (n, 1) is the probability of male."""
-    positive = ops.maximum(logit, 0.0) - logit * label
-    return ops.mean(positive + ops.log1p(ops.exp(-ops.abs(logit))), axis=-1)
-
-
-def taught_error(
-    answers: dict[str, keras.KerasTensor], logits: dict[str, keras.KerasTensor]
-) -> keras.KerasTensor:
-    """How far `logits` are from a teacher's probabilities `answers` of the same faces, (n,).
-
-    The divergence of the ages and the error of their expectation, as of a label, and the cross-entropy of gender.
-    """
-    log_probabilities = ops.log_softmax(logits["age"], axis=-1)
-    off = ops.sum((ops.exp(log_probabilities) - answers["age"]) * _years(), axis=-1)
-    return (
-        _divergence(answers["age"], log_probabilities)
-        + EXPECTATION_WEIGHT * ops.abs(off)
-        + gender_loss(answers["gender"], logits["gender"])
-    )
-
-
-def squared_error(target: keras.KerasTensor, features: keras.KerasTensor) -> keras.KerasTensor:
-    """Mean squared error of each face's features in a batch, (n,), both (n, size)."""
-    return ops.mean(ops.square(target - features), axis=-1)
-
-
-def weighed(weight: keras.KerasTensor, error: keras.KerasTensor) -> keras.KerasTensor:
-    """The loss of what is an error already, (n,), by what it weighs, (n, 1)."""
-    return ops.reshape(weight, (-1,)) * error
-
-
-def features_weight(done: float) -> float:
-    """What the error in features weighs after the share `done` of all epochs.
-
-    Much at first, when a network learns most from them, and less in the end, when they would keep it from telling age
-    and gender as well as it could.
-    """
-    return 5.0 - 4.5 * done
-
-
-def _years() -> keras.KerasTensor:
-    return ops.arange(AGES, dtype="float32")[None, :]
+It makes steps at the borders of bins dearer than a bell across them, and leaves bells of any width free.
+"""
 
 
 def smooth_age_prior(faces: Faces, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -106,31 +38,34 @@ def smooth_age_prior(faces: Faces, rows: NDArray[np.int64]) -> NDArray[np.float3
     every six years, about as in populations of old people.
     """
     binned = rows[faces.age_high[rows] > faces.age_low[rows]]
-    bins, counts = np.unique(
-        np.stack([faces.age_low[binned], faces.age_high[binned]], axis=1), axis=0, return_counts=True
-    )
-    years = np.arange(AGES)
+    labels = np.stack([faces.age_low[binned], faces.age_high[binned]], axis=1)
+    bins, counts = np.unique(labels, axis=0, return_counts=True)
     closed = bins[:, 1] < AGES
     if not closed.any():
         return np.ones(AGES, np.float32)
     low, high = bins[closed].T
+    years = np.arange(AGES)
     log_density = np.interp(years, (low + high) / 2, np.log(counts[closed] / (high + 1 - low)))
     log_density -= np.log(2) / 6 * np.maximum(0, years - high.max())
     return np.asarray(np.exp(log_density) / counts.sum(), np.float32)
 
 
-class FaceLoss(keras.losses.Loss):
-    """The age loss of labels (n, 2), first and last year, and logits (n, 101).
+class AgeLoss(keras.losses.Loss):
+    """The loss of age labels (n, 2), first and last year, and logits (n, 101).
 
     An exact age costs the divergence from a narrow Gaussian plus the L1 of the expectation (Gao et al. 2018). A bin
     costs its negative log-likelihood, and a little the divergence within the bin from how common its ages are
     (`prior`, (101,)); a penalty on third differences of the logits keeps the distribution smooth across bins: what
     has none is a Gaussian (Whittaker 1923; Eilers and Marx 1996).
+
+    Labels may hold a teacher's probabilities too, (n, 2 + 101): the divergence from those then counts for
+    `teacher_share` of the whole (Hinton, Vinyals and Dean 2015).
     """
 
-    def __init__(self, prior: NDArray[np.float32]) -> None:
+    def __init__(self, prior: NDArray[np.float32], teacher_share: float = 0.0) -> None:
         super().__init__(name="age_loss")
         self._log_prior = np.log(prior)[None, :]
+        self._teacher_share = teacher_share
 
     def call(self, label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
         """See the class; (n,)."""
@@ -139,8 +74,7 @@ class FaceLoss(keras.losses.Loss):
         high = ops.minimum(label[:, 1:2], AGES - 1.0)
         log_probabilities = ops.log_softmax(logits, axis=-1)
         target = ops.softmax(-0.5 * ops.square((years - low) / LABEL_SIGMA), axis=-1)
-        expectation = ops.sum(ops.exp(log_probabilities) * years, axis=-1)
-        exact = _divergence(target, log_probabilities) + EXPECTATION_WEIGHT * ops.abs(expectation - low[:, 0])
+        exact = self._divergence(target, log_probabilities)
 
         outside = ops.where(ops.logical_and(years >= low, years <= high), 0.0, -1e9)
         log_bin = ops.logsumexp(log_probabilities + outside, axis=-1)
@@ -151,11 +85,30 @@ class FaceLoss(keras.losses.Loss):
             differences = differences[:, 1:] - differences[:, :-1]
         rough = ops.mean(ops.square(differences), axis=-1)
         binned = -log_bin + WITHIN_BIN_WEIGHT * spread + SMOOTHNESS_WEIGHT * rough
-        return ops.where(high[:, 0] > low[:, 0], binned, exact)
+
+        loss = ops.where(high[:, 0] > low[:, 0], binned, exact)
+        if label.shape[-1] == 2:
+            return loss
+        taught = self._divergence(label[:, 2:], log_probabilities)
+        return (1 - self._teacher_share) * loss + self._teacher_share * taught
+
+    def _divergence(
+        self, target: keras.KerasTensor, log_probabilities: keras.KerasTensor
+    ) -> keras.KerasTensor:
+        off = ops.sum((ops.exp(log_probabilities) - target) * _years(), axis=-1)
+        return _divergence(target, log_probabilities) + EXPECTATION_WEIGHT * ops.abs(off)
 
 
 def age_error(label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
     """Years by which the expected age lies outside its label, (n,)."""
     expectation = ops.sum(ops.softmax(logits, axis=-1) * _years(), axis=-1)
-    outside = ops.maximum(label[:, 0] - expectation, expectation - label[:, 1])
-    return ops.maximum(outside, 0.0)
+    return ops.maximum(0.0, ops.maximum(label[:, 0] - expectation, expectation - label[:, 1]))
+
+
+def _divergence(target: keras.KerasTensor, log_probabilities: keras.KerasTensor) -> keras.KerasTensor:
+    """Kullback and Leibler's, (n,), of (n, 101) from `target`."""
+    return ops.sum(target * (ops.log(target + 1e-9) - log_probabilities), axis=-1)
+
+
+def _years() -> Any:
+    return ops.arange(AGES, dtype="float32")[None, :]

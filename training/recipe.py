@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,25 +16,58 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
 
 
-class Stage(BaseModel):
-    """Some epochs on images of one size."""
-
+class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stage(_Part):
+    """Some epochs on images of one size."""
 
     side: Positive
     """Pixels."""
     epochs: Positive
 
 
-class Recipe(BaseModel):
-    """Every choice of a training run."""
+class Teacher(_Part):
+    """How much is learned from a face recognition network, InsightFace's `w600k_mbf.onnx`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    share: Share
+    """Of its answers, in the loss of age and gender; the rest is the labels'."""
+    features_weight: float = Field(ge=0)
+    """Of the error in its features, beside that loss."""
+    views: Positive
+    """Altered copies of each face that it is asked about."""
+
+
+class Input(_Part):
+    """Something that the model is made of, for the ledger in its card."""
 
     name: str
+    source: str
+    licence: str
+    use: str
+
+
+class Words(_Part):
+    """What the metadata and the card say of the model."""
+
     title: str
+    architecture: str
+    description: str
+    use: str
+    """Which users should take this model, in a sentence."""
+    licence: str
+
+
+class Recipe(_Part):
+    """Every choice of a training run."""
+
+    words: Words
+    inputs: tuple[Input, ...]
+
     network: Literal["residual", "mobilenet_v2"]
-    initial_weights: Literal["random", "imagenet"]
+    initial_weights: str
+    """"random", "imagenet" or a `.keras` file of this network that `make` wrote."""
     datasets: tuple[Literal["utkface", "fairface"], ...]
     """The data sets that train the network, choose the epoch and calibrate the result."""
     stages: tuple[Stage, ...]
@@ -47,6 +80,7 @@ class Recipe(BaseModel):
     dropout: Share
     average_decay: Share
     """How much of the weights' moving average stays at each step."""
+    teacher: Teacher | None = None
     seed: int = Field(ge=0)
 
     @property
@@ -59,10 +93,17 @@ class Recipe(BaseModel):
         """Side in pixels at which the trained network sees crops."""
         return self.stages[-1].side
 
+    def choices(self) -> dict[str, Any]:
+        """What decides the weights, in plain values."""
+        return self.model_dump(mode="json", exclude={"words", "inputs"})
 
-def load(name: str, folder: Path = FOLDER) -> Recipe:
-    """Read `name`.toml in `folder`. Raises TrainingError if it is missing or not a recipe."""
-    file = folder / f"{name}.toml"
+
+def load(name: str) -> Recipe:
+    """Read a recipe by its name in `training/recipes`, or by the path of its file.
+
+    Raises TrainingError if it is missing or not a recipe.
+    """
+    file = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     try:
         return Recipe.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError as error:

@@ -5,88 +5,126 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import keras
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from training.architectures import build
-from training.augmentation import augment, resize
+from training.augment import augment, resize, spoil
 from training.data import Faces
 from training.errors import TrainingError
 from training.files import write_json
-from training.losses import FaceLoss, age_error, gender_loss, smooth_age_prior
-from training.recipe import Recipe
+from training.losses import AgeLoss, age_error, smooth_age_prior
+from training.networks import begin, build
+from training.recipe import Recipe, Teacher
 from training.splits import TRAIN, VALIDATION
+from training.teacher import Answers, ask, view
 
 RECORD_FILE = "run.json"
 HISTORY_FILE = "history.csv"
 BEST_FILE = "best.weights.h5"
-BACKUP_FOLDER = "backup"
 
 
 class Batches(keras.utils.PyDataset):
     """Batches of images (n, side, side, 3) uint8 with their labels.
 
-    With a seed they are shuffled anew for each epoch and augmented; without one they are taken as they are.
+    With a seed they are shuffled anew for each epoch and augmented; without one they are taken as they are. With
+    answers of a teacher, labels hold those too, and features stand beside the images.
     """
 
     def __init__(
-        self, faces: Faces, rows: NDArray[np.int64], side: int, batch_size: int, seed: int | None = None
+        self,
+        faces: Faces,
+        rows: NDArray[np.int64],
+        side: int,
+        batch_size: int,
+        seed: int | None = None,
+        teacher: tuple[Teacher, Answers] | None = None,
     ) -> None:
         super().__init__(workers=1, max_queue_size=8)
         self._faces = faces
         self._rows = rows
         self._side = side
         self._size = batch_size
-        self._random = None if seed is None else np.random.default_rng(seed)
+        self._seed = seed
+        self._random = np.random.default_rng(seed)
+        self._teacher = teacher
         self.on_epoch_end()
 
     def __len__(self) -> int:
         """Training leaves out the last, partial batch; validation does not."""
         whole = len(self._rows) // self._size
-        return whole if self._random is not None else math.ceil(len(self._rows) / self._size)
+        return whole if self._seed is not None else math.ceil(len(self._rows) / self._size)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.float32]]]:
+    def __getitem__(self, index: int) -> tuple[Any, dict[str, NDArray[np.float32]]]:
         rows = self._rows[index * self._size : (index + 1) * self._size]
+        age = np.stack([self._faces.age_low[rows], self._faces.age_high[rows]], axis=1).astype(np.float32)
+        male = self._faces.male[rows, None].astype(np.float32)
         crops = self._faces.crops[rows]
-        if self._random is None:
-            images = [resize(crop, self._side) for crop in crops]
-        else:
+        if self._teacher is not None:
+            recipe, answers = self._teacher
+            number = self._random.integers(answers.views, size=len(rows))
+            seen = np.searchsorted(answers.rows, rows), number
+            images = [
+                spoil(resize(view(crop, int(row), int(n), answers.seed), self._side), self._random)
+                for crop, row, n in zip(crops, rows, number, strict=True)
+            ]
+            age = np.concatenate([age, answers.age[seen]], axis=1, dtype=np.float32)
+            male += recipe.share * (answers.male[seen][:, None] - male)
+            features = answers.features[seen].astype(np.float32)
+            return {"images": np.stack(images), "features": features}, {"age": age, "gender": male}
+        if self._seed is not None:
             images = [augment(crop, self._side, self._random) for crop in crops]
-        age = np.stack([self._faces.age_low[rows], self._faces.age_high[rows]], axis=1)
-        male = self._faces.male[rows, None]
-        return np.stack(images), {"age": age.astype(np.float32), "gender": male.astype(np.float32)}
+        else:
+            images = [resize(crop, self._side) for crop in crops]
+        return np.stack(images), {"age": age, "gender": male}
 
     def on_epoch_end(self) -> None:
         """Shuffle."""
-        if self._random is not None:
+        if self._seed is not None:
             self._rows = self._random.permutation(self._rows)
 
 
 class Trainee(keras.Model):
-    """A network and beside it the moving average of its weights, which answers outside of training."""
+    """A network and beside it the moving average of its weights, which answers outside of training.
 
-    def __init__(self, network: keras.Model, averaged: keras.Model) -> None:
+    With a teacher a layer after the network's last features, dropped in the end, learns those of the teacher.
+    """
+
+    def __init__(
+        self, network: keras.Model, averaged: keras.Model, features: int = 0, features_weight: float = 0.0
+    ) -> None:
         super().__init__()
         self.network = network
         self.averaged = averaged
         averaged.trainable = False
+        self._learner = network
+        self._features_weight = features_weight
+        if features:
+            learned = keras.layers.Dense(features, name="features")(network.get_layer("pool").output)
+            self._learner = keras.Model(network.input, {**network.output, "features": learned})
 
     def build(self, input_shape: Any) -> None:
         """Build nothing: both networks are built."""
 
-    def call(self, images: keras.KerasTensor, training: bool = False) -> dict[str, keras.KerasTensor]:
-        """Logits of (n, side, side, 3) images in 0..255."""
-        images = ops.cast(images, "float32")
+    def call(self, batch: Any, training: bool = False) -> dict[str, keras.KerasTensor]:
+        """Logits of (n, side, side, 3) images in 0..255, or of those in a dictionary with their `features`."""
+        images = ops.cast(batch["images"] if isinstance(batch, dict) else batch, "float32")
         answer: dict[str, keras.KerasTensor]
-        answer = self.network(images, training=True) if training else self.averaged(images, training=False)
+        if not training:
+            answer = self.averaged(images, training=False)
+            return answer
+        answer = dict(self._learner(images, training=True))
+        if isinstance(batch, dict):
+            error = ops.mean(ops.square(answer.pop("features") - batch["features"]))
+            self.add_loss(self._features_weight * error)
         return answer
 
 
@@ -116,28 +154,52 @@ class MovingAverage(keras.callbacks.Callback):
         self.model.averaged.set_weights(self._weights)
 
 
-def train(recipe: Recipe, faces: Faces, run: Path, initial_weights: str) -> keras.Model:
-    """Train by `recipe` on the prepared `faces` and return the network with its best weights.
+class Clock(keras.callbacks.Callback):
+    """Add up the seconds of all epochs in the run's record, whatever stops it in between."""
 
-    A run that was stopped goes on from its last whole epoch. `initial_weights` is "imagenet", which is downloaded,
-    or a file of MobileNetV2's weights. Raises TrainingError.
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        """Start."""
+        self._started = time.monotonic()
+
+    def on_epoch_end(self, *_: Any, **__: Any) -> None:
+        """Stop, and write."""
+        record = json.loads(self._file.read_text())
+        record["seconds"] = record.get("seconds", 0) + round(time.monotonic() - self._started)
+        write_json(self._file, record)
+
+
+def train(recipe: Recipe, faces: Faces, run: Path, imagenet: str, recognizer: Path | None) -> keras.Model:
+    """Train by `recipe` on the prepared `faces`; return the network with the weights that validated best.
+
+    A run that was stopped goes on from its last whole epoch. `imagenet` names the file of MobileNetV2's weights, or
+    is "imagenet" to download them; `recognizer` is the teacher's file. Raises TrainingError.
     """
     usable = np.isin(faces.dataset, recipe.datasets)
     rows = {split: np.flatnonzero(usable & (faces.split == split)) for split in (TRAIN, VALIDATION)}
     if len(rows[TRAIN]) < recipe.batch_size or not len(rows[VALIDATION]):
         raise TrainingError("There are fewer faces than one batch, or none to validate on: prepare more.")
+    teacher = None
+    if recipe.teacher is not None:
+        if recognizer is None:
+            raise TrainingError("This recipe has a teacher: add --recognizer w600k_mbf.onnx.")
+        answers = ask(recognizer, faces, rows[TRAIN], recipe.teacher.views, recipe.seed, run.parent)
+        teacher = recipe.teacher, answers
     run.mkdir(parents=True, exist_ok=True)
-    begin_record(recipe, faces, run)
-    keras.utils.set_random_seed(recipe.seed)
-    network = build(recipe.network, recipe.dropout, initial_weights)
-    averaged = build(recipe.network, recipe.dropout)
-    averaged.set_weights(network.get_weights())
-    trainee = Trainee(network, averaged)
-    trainee(np.zeros((1, recipe.side, recipe.side, 3), np.uint8))
+    _begin_record(recipe, faces, run)
+    trainee = _trainee(recipe, imagenet, teacher)
     steps = len(rows[TRAIN]) // recipe.batch_size * recipe.epochs
     trainee.compile(
         optimizer=_optimizer(recipe, steps),
-        loss={"age": FaceLoss(smooth_age_prior(faces, rows[TRAIN])), "gender": gender_loss},
+        loss={
+            "age": AgeLoss(
+                smooth_age_prior(faces, rows[TRAIN]), recipe.teacher.share if recipe.teacher else 0.0
+            ),
+            "gender": keras.losses.BinaryCrossentropy(from_logits=True),
+        },
         metrics={
             "age": [keras.metrics.MeanMetricWrapper(age_error, name="error")],
             "gender": [keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)],
@@ -145,6 +207,7 @@ def train(recipe: Recipe, faces: Faces, run: Path, initial_weights: str) -> kera
         # XLA makes TensorFlow on a CPU eight times slower; JAX is made for it.
         jit_compile=keras.backend.backend() == "jax",
     )
+    trainee.optimizer.build(trainee.trainable_variables)  # or a finished run's weights could not be loaded
     history = read_history(run)
     callbacks = [
         MovingAverage(recipe.average_decay),
@@ -156,29 +219,42 @@ def train(recipe: Recipe, faces: Faces, run: Path, initial_weights: str) -> kera
             save_weights_only=True,
             initial_value_threshold=min((entry["val_loss"] for entry in history), default=None),
         ),
-        keras.callbacks.BackupAndRestore(
-            run / BACKUP_FOLDER, double_checkpoint=True, delete_checkpoint=False
-        ),
+        keras.callbacks.BackupAndRestore(run / "backup", double_checkpoint=True, delete_checkpoint=False),
         keras.callbacks.TensorBoard(run / "tensorboard"),
         keras.callbacks.TerminateOnNaN(),
+        Clock(run / RECORD_FILE),
     ]
     validation = Batches(faces, rows[VALIDATION], recipe.side, recipe.batch_size)
     done = 0
-    for number, stage in enumerate(recipe.stages):
-        done += stage.epochs
+    for stage in recipe.stages:
+        first, done = done, done + stage.epochs
         if len(history) >= done:
             continue
+        seed = recipe.seed + 1000 * max(first, len(history))  # a resumed stage draws anew
         trainee.fit(
-            Batches(faces, rows[TRAIN], stage.side, recipe.batch_size, recipe.seed + 1000 * number),
+            Batches(faces, rows[TRAIN], stage.side, recipe.batch_size, seed, teacher),
             validation_data=validation,
-            initial_epoch=done - stage.epochs,
+            initial_epoch=first,
             epochs=done,
             callbacks=callbacks,
             shuffle=False,
             verbose=2,
         )
     trainee.load_weights(run / BEST_FILE)
-    return averaged
+    return trainee.averaged
+
+
+def _trainee(recipe: Recipe, imagenet: str, teacher: tuple[Teacher, Answers] | None) -> Trainee:
+    keras.utils.set_random_seed(recipe.seed)
+    weights = imagenet if recipe.initial_weights == "imagenet" else recipe.initial_weights
+    network = begin(recipe.network, recipe.dropout, weights)
+    averaged = build(recipe.network, recipe.dropout)
+    averaged.set_weights(network.get_weights())
+    trainee = Trainee(network, averaged)
+    if teacher is not None:
+        trainee = Trainee(network, averaged, teacher[1].features.shape[-1], teacher[0].features_weight)
+    trainee(np.zeros((1, recipe.side, recipe.side, 3), np.uint8))
+    return trainee
 
 
 def _optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
@@ -194,25 +270,31 @@ def _optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
     return optimizer
 
 
-def begin_record(recipe: Recipe, faces: Faces, run: Path) -> None:
-    """Write what the run is made of; raise TrainingError if another run was begun in the folder."""
-    made_of = {"recipe": recipe.model_dump(mode="json"), "data_sha256": faces.digest()}
+def _begin_record(recipe: Recipe, faces: Faces, run: Path) -> None:
+    """Write what the run is made of.
+
+    A run that goes on may have other stages, to end it sooner or later. Raises TrainingError if anything else differs.
+    """
     file = run / RECORD_FILE
+    choices, digest = recipe.choices(), faces.digest()
+    record: dict[str, Any] = {
+        "commit": _commit(),
+        "libraries": f"Keras {keras.__version__} on {keras.backend.backend()}",
+        "machine": f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores",
+        "seconds": 0,
+    }
     if file.is_file():
-        before = json.loads(file.read_text())
-        if any(before[key] != value for key, value in made_of.items()):
-            raise TrainingError(f"{run} holds a run of another recipe or other data: name another folder.")
-        return
-    write_json(
-        file,
-        made_of
-        | {
-            "commit": _commit(),
-            "keras": keras.__version__,
-            "backend": keras.backend.backend(),
-            "machine": f"{platform.system()}, {platform.machine()}, {cv2.getNumberOfCPUs()} cores",
-        },
-    )
+        record = json.loads(file.read_text())
+        before = {key: record["recipe"].get(key) for key in choices}
+        if before | {"stages": None} != choices | {"stages": None} or record["data_sha256"] != digest:
+            raise TrainingError(f"{run} holds a run of another recipe or other data: name another --runs.")
+    write_json(file, record | {"recipe": choices, "data_sha256": digest})
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """What `train` wrote about the run."""
+    record: dict[str, Any] = json.loads((run / RECORD_FILE).read_text())
+    return record
 
 
 def read_history(run: Path) -> list[dict[str, float]]:

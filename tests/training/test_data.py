@@ -133,7 +133,7 @@ def test_what_cannot_be_prepared_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="is no archive, or not a whole one"):
         data.prepare(tmp_path / "cache", tmp_path / "cut.tar.gz")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TrainingError, match="holds no usable face"):
+    with pytest.raises(TrainingError, match="There is no usable face"):
         data.prepare(tmp_path / "cache", tmp_path / "empty")
     assert not list((tmp_path / "cache").iterdir())
     with pytest.raises(TrainingError, match="run `python -m training prepare` first"):
@@ -162,12 +162,39 @@ def test_images_that_no_table_of_fairface_names_are_counted(tmp_path: Path) -> N
     assert summaries["fairface"].malformed == ["fairface/train/2.jpg", "fairface/train/3.jpg"]
 
 
-def test_two_sets_of_tables_are_not_read_as_one(tmp_path: Path) -> None:
-    write_chips(tmp_path / "UTKFace", 2)
+def test_two_tables_of_fairface_are_not_read_as_one(tmp_path: Path) -> None:
     for part in ("one", "other"):
         photographs(tmp_path / "fairface" / part)
-    with pytest.raises(TrainingError, match=r"one and .*other both hold tables of FairFace"):
-        data.prepare(tmp_path / "cache", tmp_path / "UTKFace", [tmp_path / "fairface"], Haar())
+    with pytest.raises(TrainingError, match=r"has 2 tables fairface_label_train\.csv, not one"):
+        data.prepare(tmp_path / "cache", None, [tmp_path / "fairface"], Haar())
+
+
+def test_parts_of_fairface_are_read_one_after_another_whatever_their_format(tmp_path: Path) -> None:
+    first, second = photographs(tmp_path / "first"), photographs(tmp_path / "second")
+    image = cv2.imread(str(first / "train/1.jpg"))
+    (second / "train/1.jpg").unlink()
+    cv2.imwrite(str(second / "train/4.webp"), image[:, ::-1])
+    table = second / "fairface_label_train.csv"
+    table.write_text(table.read_text().replace("train/1.jpg", "train/4.webp"))
+    faces, summaries = data.prepare(tmp_path / "cache", None, [first, second], Haar())
+    assert faces.name.tolist() == ["fairface/train/1.jpg", "fairface/train/4.webp"]
+    assert set(faces.dataset) == {"fairface"}
+    assert faces.split[0] == faces.split[1]  # they mirror each other
+    assert summaries["fairface"].used == 2
+
+
+def test_the_official_validation_split_is_apart(tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "fairface")
+    (folder / "val").mkdir()
+    (folder / "val/1.jpg").write_bytes((EXAMPLES / "astronaut.jpg").read_bytes())
+    row = "val/1.jpg,30-39,Female,White,False\n"
+    (folder / "fairface_label_val.csv").write_text("file,age,gender,race,service_test\n" + row)
+    prepared, _ = data.prepare(tmp_path / "cache", None, [folder], Haar())
+    assert prepared.name.tolist() == ["fairface/train/1.jpg"]
+    faces, summary = data.official_validation(folder, Haar())
+    assert faces.name.tolist() == ["fairface/val/1.jpg"]
+    assert (faces.dataset[0], faces.split[0], faces.age_low[0]) == ("fairface_val", "test", 30)
+    assert summary.used == 1
 
 
 def photographs(folder: Path) -> Path:

@@ -33,7 +33,7 @@ def fail(tmp_path: Path, cache: Path, *arguments: object, **extra: str) -> str:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("train", "A"), ("export", "age_gender_A"), ("calibrate", "age_gender_A")],
+    [("make", "A"), ("calibrate", "A")],
     ids=lambda args: args[0],
 )
 def test_without_what_training_needs_it_says_how_to_get_that(
@@ -55,7 +55,7 @@ def test_without_what_training_needs_it_says_how_to_get_that(
             ROOT / "README.md",
             "README.md is no archive, or not a whole one: name the data set's folder or its archive",
         ),
-        (ROOT / "app", "app holds no usable face: is it UTKFace's archive or folder?"),
+        (ROOT / "app", "There is no usable face: are these the archives of UTKFace and FairFace?"),
     ],
     ids=["nothing", "no archive", "another folder"],
 )
@@ -83,7 +83,7 @@ def test_a_full_disk_is_said_to_be_full(tmp_path: Path, empty_cache: Path) -> No
     write_chips(tmp_path / "chips", 20)
     with full_disk(200_000):
         said = fail(tmp_path, empty_cache, "prepare", "--utkface", tmp_path / "chips")
-    assert said == "Nothing more can be written (File too large): make room, then do it again, or --resume."
+    assert said == "Nothing more can be written (File too large): make room, then run the command again."
     assert not list((tmp_path / "data/cache").iterdir())
 
 

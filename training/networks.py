@@ -1,10 +1,10 @@
-"""The two networks, without their weights' history: uint8 RGB crops in, age logits and gender logit out."""
+"""The two networks: RGB crops in, age logits and gender logit out."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from typing import Literal, get_args
+from typing import Literal
 
 import keras
 from agegender.inference.ages import AGES
@@ -13,54 +13,54 @@ from keras import layers
 
 from training.errors import TrainingError
 
-Variant = Literal["A", "B"]
+Architecture = Literal["residual", "mobilenet_v2"]
 
 # `keras.applications` builds MobileNetV2 with momentum 0.999: over a few hundred steps an epoch the running
 # statistics then lag far behind the weights, and validation jumps about while training improves.
 BATCH_NORM_MOMENTUM = 0.9
 
 
-def build(
-    variant: Variant | Literal["residual", "mobilenet_v2"], dropout: float = 0.2, backbone: str | None = None
-) -> keras.Model:
-    """The network of `variant`: (n, side, side, 3) RGB in 0..255 to `{"age": (n, 101), "gender": (n, 1)}` logits.
+def build(architecture: Architecture, dropout: float, backbone: str | None = None) -> keras.Model:
+    """A network from (n, side, side, 3) RGB in 0..255 to `{"age": (n, 101), "gender": (n, 1)}` logits.
 
-    `side` is free, so that training can begin on smaller images. Weights are random, but for those of B's backbone
-    where `backbone` is "imagenet" (downloaded) or names a file.
+    `side` is free, so that training can begin on smaller images. Weights are random, but for those of MobileNetV2's
+    backbone if `backbone` is "imagenet" (downloaded) or names a file.
     """
-    name = {"residual": "A", "mobilenet_v2": "B"}.get(variant, variant)
     inputs = keras.Input((None, None, 3), name="image")
     scaled = layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(inputs)
-    features = _residual_network(scaled) if name == "A" else _mobilenet_v2(scaled, backbone)
+    residual = architecture == "residual"
+    features = _residual_network(scaled) if residual else _mobilenet_v2(scaled, backbone)
     pooled = layers.GlobalAveragePooling2D(name="pool")(features)
     pooled = layers.Dropout(dropout, name="dropout")(pooled)
     outputs = {
         "age": layers.Dense(AGES, kernel_initializer="zeros", name="age_logits")(pooled),
         "gender": layers.Dense(1, kernel_initializer="zeros", name="gender_logit")(pooled),
     }
-    return keras.Model(inputs, outputs, name=f"age_gender_{name}")
+    return keras.Model(inputs, outputs, name=architecture)
 
 
-def load_exported(file: str) -> keras.Model:
-    """A model as `with_probabilities` makes it, out of its `.keras` file. Raises TrainingError."""
+def begin(architecture: Architecture, dropout: float, weights: str) -> keras.Model:
+    """The network with its first weights: "random", "imagenet" (downloaded), a file of MobileNetV2's, or a `.keras`
+    file that `make` wrote. Raises TrainingError.
+    """
+    if weights == "random":
+        return build(architecture, dropout)
     try:
-        model = keras.saving.load_model(file)
-        if model.name not in {f"age_gender_{variant}" for variant in get_args(Variant)}:
-            raise ValueError("a model of something else")
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise TrainingError(
-            f"{file} is no model that can be read: name a .keras file that `python -m training export` wrote."
-        ) from error
-    return model
+        if not weights.endswith(".keras"):
+            return build(architecture, dropout, weights)
+        network = build(architecture, dropout)
+        served = keras.saving.load_model(weights, compile=False)
+        inner = next(layer for layer in served.layers if isinstance(layer, keras.Model))
+        network.set_weights(inner.get_weights())
+    except (OSError, ValueError, KeyError, StopIteration, zipfile.BadZipFile, zlib.error) as error:
+        raise TrainingError(f"{weights} holds no weights of the network {architecture}: {error}") from error
+    return network
 
 
-def with_probabilities(
-    network: keras.Model, gender_temperature: float = 1.0, side: int = CROP_SIZE
-) -> keras.Model:
+def with_probabilities(network: keras.Model, side: int = CROP_SIZE) -> keras.Model:
     """`network` as it is served: (n, 128, 128, 3) uint8 in, probabilities `age` (n, 101) and `gender` (n,) out.
 
-    The network sees the crops at `side` pixels. `gender` is the probability of male, its logit divided by
-    `gender_temperature` (Guo et al. 2017).
+    The network sees the crops at `side` pixels. `gender` is the probability of male.
     """
     inputs = keras.Input((CROP_SIZE, CROP_SIZE, 3), dtype="uint8", name="image")
     crops = keras.ops.cast(inputs, "float32")
@@ -69,9 +69,10 @@ def with_probabilities(
         crops = keras.ops.image.resize(crops, (side, side), interpolation="bilinear")
     logits = network(crops)
     age = layers.Softmax(name="age")(logits["age"])
-    logit = layers.Rescaling(1 / gender_temperature, name="temperature")(logits["gender"])
-    gender = layers.Reshape((), name="gender")(layers.Activation("sigmoid", name="sigmoid")(logit))
-    return keras.Model(inputs, {"age": age, "gender": gender}, name=network.name)
+    male = layers.Activation("sigmoid", name="sigmoid")(logits["gender"])
+    return keras.Model(
+        inputs, {"age": age, "gender": layers.Reshape((), name="gender")(male)}, name=network.name
+    )
 
 
 def _mobilenet_v2(scaled: keras.KerasTensor, weights: str | None) -> keras.KerasTensor:

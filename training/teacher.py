@@ -1,0 +1,217 @@
+"""A face recognition network as a teacher of age and gender, its answers kept on disk.
+
+InsightFace's `w600k_mbf.onnx` learned from millions of photographs of known people, and heads on its features tell age
+and gender better than a network that saw tens of thousands of labelled faces. A student learns both the features
+(Romero et al. 2015) and what the heads say (Hinton, Vinyals and Dean 2015) of the very views that it sees itself
+(Beyer et al. 2022): a few altered copies of each face, of which the answers are made once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+from agegender.inference.ages import AGES
+from agegender.vision.align import CHIP_SIZE, CROP_SIZE, TEMPLATE
+from numpy.typing import NDArray
+from rich.progress import track
+
+from training.augment import alter
+from training.data import Faces
+from training.errors import TrainingError
+from training.files import write_aside
+from training.losses import AgeLoss, smooth_age_prior
+
+SIDE = 112
+EYES_NOSE_MOUTH = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)],
+    np.float32,
+)
+"""Where InsightFace's networks expect the landmarks, (5, 2) x, y in pixels of 112x112."""
+
+EMBEDDING = "516"
+STAGES = ("505", "473", "397")
+"""Tensors of `w600k_mbf.onnx`: the embedding (n, 512), and the last feature maps of the stages of 7x7, 14x14 and
+28x28, whose channels' means and deviations are features too: what tells an age is lost on the way to an identity."""
+
+FOLDS = 5
+"""The heads that answer for a face did not see its label: they were trained on the other four fifths."""
+
+_BATCH = 64
+_HIDDEN = 768
+_HEAD_EPOCHS, _HEAD_BATCH, _HEAD_RATE = 14, 256, 1e-3
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the teacher says of `views` altered copies of each of n faces, memory-mapped."""
+
+    rows: NDArray[np.int64]
+    """(n,) of the faces in the cache, in rising order."""
+    features: NDArray[np.float16]
+    """(n, views, size), each of mean 0 and variance 1."""
+    age: NDArray[np.float16]
+    """(n, views, 101) probabilities."""
+    male: NDArray[np.float16]
+    """(n, views) probabilities."""
+    seed: int
+    """Of the views."""
+
+    @property
+    def views(self) -> int:
+        """Altered copies of each face."""
+        return int(self.features.shape[1])
+
+
+def view(crop: NDArray[np.uint8], row: int, number: int, seed: int) -> NDArray[np.uint8]:
+    """The altered copy `number` of a crop (128, 128, 3), the same whenever it is asked for."""
+    return alter(crop, CROP_SIZE, np.random.default_rng((seed, row, number)))
+
+
+def ask(file: Path, faces: Faces, rows: NDArray[np.int64], views: int, seed: int, kept_in: Path) -> Answers:
+    """The teacher's answers about the faces `rows`, from `kept_in` if they are there already.
+
+    `file` is `w600k_mbf.onnx`. Raises TrainingError.
+    """
+    network = Recognizer(file)
+    made_of = (
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()} {faces.digest()} {rows.tolist()} {views} {seed}"
+    )
+    folder = kept_in / f"teacher-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = np.sort(rows)
+    features_file, answers_file = folder / "features.npy", folder / "answers.npz"
+    if not features_file.is_file():
+        write_aside(features_file, lambda path: _write_features(network, faces, rows, views, seed, path))
+    features = np.load(features_file, mmap_mode="r")
+    if not answers_file.is_file():
+        age, male = _answers_of_heads(faces, rows, features, seed)
+        write_aside(answers_file, lambda path: np.savez(path, age=age, male=male))
+    with np.load(answers_file) as answers:
+        return Answers(rows, features, answers["age"], answers["male"], seed)
+
+
+class Recognizer:
+    """`w600k_mbf.onnx` with its feature maps as outputs. Raises TrainingError if the file is another one."""
+
+    def __init__(self, file: Path) -> None:
+        try:
+            model = onnx.load(file)
+            for name in STAGES:
+                model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+            self._session = onnxruntime.InferenceSession(model.SerializeToString())
+            self._input = self._session.get_inputs()[0].name
+            self([np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)])
+        except Exception as error:  # protobuf's and ONNX Runtime's have no class in common
+            raise TrainingError(f"{file} cannot be read: name InsightFace's w600k_mbf.onnx.") from error
+
+    def __call__(self, crops: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Features (n, size) of n crops (128, 128, 3)."""
+        to_view, _ = cv2.estimateAffinePartial2D(
+            TEMPLATE * (CROP_SIZE / CHIP_SIZE), EYES_NOSE_MOUTH, method=cv2.LMEDS
+        )
+        seen = [
+            cv2.warpAffine(crop, to_view, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE) for crop in crops
+        ]
+        batch = np.transpose(np.stack(seen).astype(np.float32) / 127.5 - 1, (0, 3, 1, 2))
+        embedding, *maps = self._session.run([EMBEDDING, *STAGES], {self._input: batch})
+        unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+        pooled = [statistic(of, axis=(2, 3)) for of in maps for statistic in (np.mean, np.std)]
+        return np.concatenate([unit, *pooled], axis=1)
+
+
+def _write_features(
+    network: Recognizer, faces: Faces, rows: NDArray[np.int64], views: int, seed: int, path: Path
+) -> None:
+    """Standardised features (n, views, size)."""
+    parts = []
+    for start in track(range(0, len(rows), _BATCH), "Asking the teacher"):
+        some = rows[start : start + _BATCH]
+        crops = [view(faces.crops[row], int(row), number, seed) for row in some for number in range(views)]
+        parts.append(network(crops).reshape(len(some), views, -1).astype(np.float16))
+    features = np.concatenate(parts)
+    sample = features[:: -(-len(features) // 8192)].astype(np.float32)
+    mean, deviation = sample.mean(axis=(0, 1)), sample.std(axis=(0, 1)) + 1e-6
+    for start in range(0, len(features), 1024):
+        part = slice(start, start + 1024)
+        features[part] = ((features[part] - mean) / deviation).clip(-10, 10)
+    with path.open("wb") as file:
+        np.save(file, features)
+
+
+def _answers_of_heads(
+    faces: Faces, rows: NDArray[np.int64], features: NDArray[np.float16], seed: int
+) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """Ages (n, views, 101) and genders (n, views) by heads that were trained without the faces they answer for."""
+    n, views, size = features.shape
+    age, male = np.zeros((n, views, AGES), np.float16), np.zeros((n, views), np.float16)
+    folds = np.array_split(np.random.default_rng(seed).permutation(n), FOLDS)
+    for fold in track(folds, "Training heads"):
+        others = np.setdiff1d(np.arange(n), fold)
+        keras.utils.set_random_seed(seed)
+        heads = _heads(size)
+        batches = _Features(faces, rows, features, others, seed)
+        schedule = keras.optimizers.schedules.CosineDecay(_HEAD_RATE, _HEAD_EPOCHS * len(batches))
+        heads.compile(
+            optimizer=keras.optimizers.AdamW(schedule, weight_decay=0.05),
+            loss={
+                "age": AgeLoss(smooth_age_prior(faces, rows)),
+                "gender": keras.losses.BinaryCrossentropy(from_logits=True),
+            },
+            jit_compile=keras.backend.backend() == "jax",
+        )
+        heads.fit(batches, epochs=_HEAD_EPOCHS, shuffle=False, verbose=0)
+        asked = np.sort(fold)
+        for number in range(views):
+            answer = heads(features[asked, number].astype(np.float32), training=False)
+            age[asked, number] = keras.ops.convert_to_numpy(keras.ops.softmax(answer["age"]))
+            male[asked, number] = keras.ops.convert_to_numpy(keras.ops.sigmoid(answer["gender"]))[:, 0]
+    return age, male
+
+
+def _heads(size: int) -> keras.Model:
+    inputs = keras.Input((size,))
+    hidden = keras.layers.Dropout(0.3)(inputs)
+    hidden = keras.layers.Dense(_HIDDEN, activation="gelu", kernel_initializer="lecun_normal")(hidden)
+    hidden = keras.layers.Dropout(0.5)(hidden)
+    return keras.Model(
+        inputs, {"age": keras.layers.Dense(AGES)(hidden), "gender": keras.layers.Dense(1)(hidden)}
+    )
+
+
+class _Features(keras.utils.PyDataset):
+    """Features and labels of the faces `which`, in each epoch in another order and of other views."""
+
+    def __init__(
+        self,
+        faces: Faces,
+        rows: NDArray[np.int64],
+        features: NDArray[np.float16],
+        which: NDArray[np.int64],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self._features, self._which = features, which
+        self._age = np.stack([faces.age_low[rows], faces.age_high[rows]], axis=1).astype(np.float32)
+        self._male = faces.male[rows, None].astype(np.float32)
+        self._random = np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def __len__(self) -> int:
+        return -(-len(self._which) // _HEAD_BATCH)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+        some = self._which[index * _HEAD_BATCH :][:_HEAD_BATCH]
+        seen = self._random.integers(self._features.shape[1], size=len(some))
+        labels = {"age": self._age[some], "gender": self._male[some]}
+        return self._features[some, seen].astype(np.float32), labels
+
+    def on_epoch_end(self) -> None:
+        """Shuffle."""
+        self._which = self._random.permutation(self._which)
