@@ -139,7 +139,6 @@ def _cluster() -> Iterator[int]:
     os.environ.update(
         RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH="agegender.scale.serving:proxy_middlewares",
         RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING="0",
-        RAY_SERVE_THROUGHPUT_OPTIMIZED="1",
         RAY_USAGE_STATS_ENABLED="0",
     )
     import ray

@@ -23,7 +23,6 @@ def cluster(models_folder: Path, empty_cache: Path) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", MIDDLEWARES)
         patch.setenv("RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING", "0")
-        patch.setenv("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("XDG_CACHE_HOME", str(empty_cache))
         patch.setenv("AGEGENDER_MODELS", str(models_folder))
