@@ -65,7 +65,7 @@ def test_figures_are_those_of_the_models(site: Path) -> None:
         assert f"{metrics['gender_accuracy']:.1%}" in shown
         assert f"models/{metadata.stem}.html" in (site / "choosing.html").read_text()
         card = site / f"models/{metadata.stem}.html"
-        assert f"{metrics['n']:,} test faces of UTKFace" in text(card)
+        assert f"UTKFace, {metrics['n']:,} test faces" in text(card)
         for picture in re.findall(r'<img [^>]*src="([^"]+)"', card.read_text()):
             assert (card.parent / picture).is_file()
 
