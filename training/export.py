@@ -15,11 +15,12 @@ from typing import Any
 
 import keras
 import numpy as np
+from agegender.inference import calibrate
 from agegender.inference.metadata import Variant
 from agegender.inference.session import OnnxSession
 from agegender.vision.align import CROP_SIZE
 
-from training import calibrate, evaluate
+from training import evaluate
 from training.card import write_card
 from training.data import Faces
 from training.errors import TrainingError

@@ -1,10 +1,15 @@
-"""Fit what a model's answers are read with: on validation faces, which trained nothing."""
+"""Fit what a model's answers are read with: the age estimate, the interval and the gender temperature.
+
+On labelled faces that trained nothing. The service does not need it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from agegender.inference.ages import (
     AGES,
     AgeEstimate,
@@ -14,7 +19,6 @@ from agegender.inference.ages import (
     quantiles,
 )
 from agegender.inference.gender import logit
-from numpy.typing import NDArray
 
 COVERAGES = (0.5, 0.8, 0.9, 0.95, 0.99)
 

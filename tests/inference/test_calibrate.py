@@ -3,9 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from agegender.inference.ages import AGES, Ages, read_ages
+from agegender.inference.calibrate import choose_estimate, fit, fit_interval, fit_temperature
 from numpy.typing import NDArray
-
-from training.calibrate import choose_estimate, fit, fit_interval, fit_temperature
 
 BINS = np.array([0, 3, 10, 20, 30, 40, 50, 60, 70])
 
