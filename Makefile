@@ -67,8 +67,8 @@ model-A model-B model-C: $(VENV)/.train
 	$(if $(YUNET),,$(BIN)/agegender fetch-detector)
 	$(call MAKE_MODEL,$(@:model-%=%))
 
-compare: $(VENV)/.train ## Measure the models and a package with weights of its own on the prepared test faces
-	$(TRAIN) compare
+compare: $(VENV)/.train ## Measure the models and a package with weights of its own on the test images
+	$(TRAIN) compare --utkface $(UTKFACE) $(FAIRFACE:%=--fairface %)
 
 wheel: $(VENV)/.serve ## Build the wheel and the source distribution, with the models that are served: dist/
 	$(BIN)/python -m hatchling build

