@@ -56,7 +56,9 @@ def rounded(value: float, digits: int = 0) -> Decimal:
 
 
 def shown_estimates(section: Locator) -> list[list[str]]:
-    return [face.locator("p").all_inner_texts() for face in section.get_by_role("listitem").all()]
+    return [
+        face.locator("p:not(.remarks)").all_inner_texts() for face in section.get_by_role("listitem").all()
+    ]
 
 
 def shown_boxes(shown: Locator, width: int) -> list[dict[str, float]]:

@@ -86,7 +86,7 @@ def test_every_command_is_described(site: Path) -> None:
     shown = text(site / "command-line.html")
     for program, commands in (
         ("agegender", ("serve", "predict", "score", "models", "fetch-detector", "doctor")),
-        ("python -m training", ("prepare", "train", "calibrate", "export", "evaluate", "evaluate-service")),
+        ("python -m training", ("prepare", "make", "calibrate", "evaluate", "evaluate-service", "compare")),
     ):
         for command in commands:
             assert f"{program} {command} [OPTIONS]" in shown

@@ -74,9 +74,8 @@ def test_64_requests_at_once_are_answered_as_one_after_the_other(server: Server)
 
 @pytest.fixture(scope="module")
 def narrow_server(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
-    """One worker, which takes its time over large images, and no queue: there is a single place."""
-    slow = "--detect-max-side=4000"
-    with serving(models_folder, empty_cache, "--workers=1", "--queue-size=0", slow) as running:
+    """One worker and no queue: there is a single place."""
+    with serving(models_folder, empty_cache, "--workers=1", "--queue-size=0") as running:
         yield running
 
 

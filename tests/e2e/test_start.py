@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from agegender.cli import commands
 from agegender.inference.detector_file import DetectorFileError
 from agegender.inference.variants import UnknownModel
 from agegender.main import create_app
@@ -17,7 +16,6 @@ from agegender.server import CannotListen, bind
 from agegender.settings import Settings
 from helpers import AGEGENDER, ASTRONAUT, PATIENCE, environment
 from tiny_models import put_model
-from typer.testing import CliRunner
 
 
 def start(settings: Settings) -> None:
@@ -29,17 +27,22 @@ def start(settings: Settings) -> None:
     asyncio.run(run())
 
 
-def test_the_sentence_is_in_the_log_and_the_exit_code_is_not_0(tmp_path: Path, empty_cache: Path) -> None:
-    put_model(tmp_path, "age_gender_B")
-    (tmp_path / "age_gender_B.onnx").unlink()
-    ended = subprocess.run(
-        [AGEGENDER, "serve", "--port=0", "--workers=1", f"--models={tmp_path}"],
-        env=environment(empty_cache),
+def serve(cache: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `agegender serve` with `options`, which cannot start."""
+    return subprocess.run(
+        [AGEGENDER, "serve", *options],
+        env=environment(cache, **variables),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
+
+
+def test_the_sentence_is_in_the_log_and_the_exit_code_is_not_0(tmp_path: Path, empty_cache: Path) -> None:
+    put_model(tmp_path, "age_gender_B")
+    (tmp_path / "age_gender_B.onnx").unlink()
+    ended = serve(empty_cache, "--port=0", "--workers=1", f"--models={tmp_path}")
     assert ended.returncode != 0
     assert ended.stdout == ""
     assert "Traceback" not in ended.stderr
@@ -83,18 +86,17 @@ def test_a_yunet_file_that_is_not_the_published_one(models_folder: Path, path: P
         (["--port=8123", "--metrics-port=8123"], "Input should be another port than AGEGENDER_PORT."),
     ],
 )
-def test_an_invalid_setting_is_named(options: list[str], said: str) -> None:
-    ended = CliRunner().invoke(commands.app, ["serve", *options])
-    assert ended.exit_code == 1
+def test_an_invalid_setting_is_named(empty_cache: Path, options: list[str], said: str) -> None:
+    ended = serve(empty_cache, *options)
+    assert ended.returncode == 1
     assert ended.stderr.startswith("agegender: The setting AGEGENDER_")
     assert said in ended.stderr
     assert ended.stderr.endswith(".\n")
 
 
-def test_an_invalid_setting_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AGEGENDER_MAX_BYTES", "-1")
-    ended = CliRunner().invoke(commands.app, ["serve"])
-    assert ended.exit_code == 1
+def test_an_invalid_setting_of_the_environment_is_named(empty_cache: Path) -> None:
+    ended = serve(empty_cache, AGEGENDER_MAX_BYTES="-1")
+    assert ended.returncode == 1
     assert "AGEGENDER_MAX_BYTES (--max-bytes) is invalid: " in ended.stderr
 
 
