@@ -1,4 +1,4 @@
-"""What stops the job and is nobody's bug."""
+"""Errors of the training job that its user can correct."""
 
 from __future__ import annotations
 

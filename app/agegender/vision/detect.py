@@ -23,7 +23,7 @@ COPY_SIDE = 640
 # A quarter for `auto` would take three times as long for photographs of 12 megapixels.
 _LARGEST_COPY: dict[Detail, float] = {"fast": 0.0, "auto": 1 / 6, "thorough": 0.9}
 # Copies larger than the first are searched in tiles, which bounds memory. Adjacent tiles share a strip as wide as the
-# largest face that is looked for in them, so that each face lies whole in one tile.
+# largest face that is searched for in them, so that each face lies whole in one tile.
 _TILE = 768
 _OVERLAP = 96
 # Share of the smaller of two boxes that both cover, above which they are one face found twice.

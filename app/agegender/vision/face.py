@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Landmarks = NDArray[np.float32]
 
 Detail = Literal["fast", "auto", "thorough"]
-"""How small the faces are that are looked for in a large photograph."""
+"""How small the faces are that are searched for in a large photograph."""
 
 FaceWarning = Literal["small", "blurred", "dark", "bright", "turned", "cut_off", "tilted"]
 """What makes an estimate less reliable (vision/quality.py)."""
