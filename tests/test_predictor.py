@@ -64,7 +64,14 @@ def test_options_are_those_of_the_service(predictor: Predictor) -> None:
     prediction = predictor.predict(GRACE_HOPPER, model="age_gender_A", detector="haar", min_confidence=1)
     assert (prediction.model, prediction.detector, prediction.faces) == ("age_gender_A", "haar", [])
     assert predictor.predict(GRACE_HOPPER, detector="none", model=None).model == "age_gender_B"
-    for invalid in ({"max_faces": 0}, {"modle": "age_gender_A"}):
+    sure = predictor.predict(GRACE_HOPPER, coverage=0.95, distribution=True).faces[0].age
+    plain_age = predictor.predict(GRACE_HOPPER).faces[0].age
+    assert sure.low < plain_age.low < sure.years == plain_age.years < plain_age.high < sure.high
+    assert (sure.coverage, plain_age.coverage) == (0.95, 0.8)
+    assert sure.distribution is not None
+    assert sum(sure.distribution) == pytest.approx(1)
+    assert plain_age.distribution is None
+    for invalid in ({"max_faces": 0}, {"coverage": 1}, {"modle": "age_gender_A"}):
         with pytest.raises(ValidationError, match=next(iter(invalid))):
             predictor.predict(GRACE_HOPPER, **invalid)  # type: ignore[misc]
 

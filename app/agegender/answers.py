@@ -37,6 +37,13 @@ class Age(BaseModel):
     low: float
     high: float
     coverage: float
+    distribution: list[float] | None = Field(
+        None,
+        exclude_if=lambda distribution: distribution is None,
+        min_length=101,
+        max_length=101,
+        description="Calibrated probability of each age from 0 to 100, adding up to 1. Only with distribution=true.",
+    )
 
 
 class Gender(BaseModel):

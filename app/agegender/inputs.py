@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from agegender.answers import DetectorChoice
+from agegender.inference.ages import DEFAULT_COVERAGE, MAX_COVERAGE, MIN_COVERAGE
 from agegender.vision.face import Detail
 
 Photograph = str | os.PathLike[str] | bytes | NDArray[np.uint8]
@@ -33,7 +34,8 @@ class PredictQuery(BaseModel):
 
     model: str | None = Field(
         None,
-        description="An id from GET /models; the default is the service's default model.",
+        description="Id of a model; GET /models and `agegender models` list them. The default is the service's default "
+        "model.",
         examples=["age_gender_B"],
     )
     detector: DetectorChoice = Field(
@@ -60,6 +62,17 @@ class PredictQuery(BaseModel):
         description="One of fast, auto and thorough: how small the faces are found in a large photograph. fast "
         "finds those of a fortieth of its longest side, auto also those of 100 pixels, thorough those of 24.",
     )
+    coverage: float = Field(
+        DEFAULT_COVERAGE,
+        ge=MIN_COVERAGE,
+        le=MAX_COVERAGE,
+        allow_inf_nan=False,
+        description="A number from 0.5 to 0.99: with what probability the interval of an age holds the true age.",
+    )
+    distribution: bool = Field(
+        False,
+        description="true or false: whether to give the probability of each age from 0 to 100 years as well.",
+    )
 
 
 class Options(TypedDict, total=False):
@@ -70,6 +83,8 @@ class Options(TypedDict, total=False):
     min_confidence: float | None
     max_faces: int
     detail: Detail
+    coverage: float
+    distribution: bool
 
 
 def file_or_pixels(photograph: Photograph, channels: Channels | None) -> bytes | NDArray[np.uint8]:

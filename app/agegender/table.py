@@ -25,10 +25,12 @@ COLUMNS: dict[str, type] = {
     "age": float,
     "age_low": float,
     "age_high": float,
+    "age_coverage": float,
+    "age_distribution": list,
     "gender": str,
     "gender_probability": float,
 }
-"""Names and types; a value may be missing, but for `filename`."""
+"""Names and types, a list being of numbers; a value may be missing, but for `filename`."""
 
 
 def rows(filename: str, outcome: Prediction | str) -> Iterator[dict[str, Any]]:
@@ -55,6 +57,8 @@ def rows(filename: str, outcome: Prediction | str) -> Iterator[dict[str, Any]]:
             "age": face.age.years,
             "age_low": face.age.low,
             "age_high": face.age.high,
+            "age_coverage": face.age.coverage,
+            "age_distribution": face.age.distribution,
             "gender": face.gender.label,
             "gender_probability": face.gender.probability,
         }

@@ -112,7 +112,7 @@ def test_each_image_good_or_bad_is_answered_in_its_place_as_it_is_alone(
 ) -> None:
     good, bad = list(GOOD.items()), list(BAD.items())
     images = [image for pair in zip(bad, good, strict=False) for image in pair] + bad[len(good) :]
-    query = {"model": model, "detector": detector}
+    query = {"model": model, "detector": detector, "coverage": 0.95, "distribution": True}
     found = results(server, images, **query)
     assert [outcome(result) for result in found] == [alone(server, *image, **query) for image in images]
     assert [result["error"]["status"] for result in found if "error" in result] == [
@@ -125,6 +125,8 @@ def test_each_image_good_or_bad_is_answered_in_its_place_as_it_is_alone(
             timings = result["prediction"]["timings_ms"]
             assert set(timings) == {"decode", "detect", "predict", "total"}
             assert 0 < timings["detect"] < timings["total"]
+            for face in result["prediction"]["faces"]:
+                assert (face["age"]["coverage"], len(face["age"]["distribution"])) == (0.95, 101)
 
 
 def test_as_many_as_32_are_answered_in_the_order_sent(server: Server) -> None:

@@ -189,6 +189,33 @@ def test_without_a_detector_the_image_is_the_face(server: Server, level: int, la
     assert face["gender"] == {"label": label, "probability": 1.0}
 
 
+@pytest.mark.parametrize(
+    ("coverage", "deviations"), [(0.5, 0.674), (0.8, 1.282), (0.9, 1.645), (0.95, 1.96), (0.99, 2.576)]
+)
+def test_the_interval_has_the_coverage_that_is_asked_for(
+    server: Server, coverage: float, deviations: float
+) -> None:
+    # The model's answer for that grey is a normal distribution of 20 years with a deviation of 2.
+    (face,) = server.faces(png(grey(51)), detector="none", coverage=coverage)
+    age = face["age"]
+    assert (age["years"], age["coverage"]) == (20, coverage)
+    assert (age["low"], age["high"]) == pytest.approx((20 - 2 * deviations, 20 + 2 * deviations), abs=0.1)
+    if coverage == 0.8:
+        assert server.faces(png(grey(51)), detector="none") == [face]
+
+
+def test_the_probability_of_each_age_is_given_on_request(server: Server) -> None:
+    (face,) = server.faces(png(grey(51)), detector="none", distribution=True)
+    probabilities = np.array(face["age"].pop("distribution"))
+    ages = np.arange(101)
+    bell = np.exp(-((ages - 20) ** 2) / 8)
+    assert probabilities == pytest.approx(bell / bell.sum(), abs=0.01)
+    assert probabilities.min() >= 0
+    assert probabilities.sum() == pytest.approx(1, abs=1e-12)
+    for query in ({}, {"distribution": False}):
+        assert server.faces(png(grey(51)), detector="none", **query) == [face]
+
+
 def test_the_model_that_is_asked_for_answers(server: Server) -> None:
     red = png(np.full((60, 90, 3), (0, 0, 153), np.uint8))
     answers = {

@@ -99,6 +99,11 @@ def test_a_chunked_image_is_read(server: Server) -> None:
         ("max_faces=101", "max_faces is not valid."),
         ("max_faces=2.5", "max_faces is not valid."),
         ("max_faces=", "max_faces is not valid."),
+        ("coverage=0.49", "coverage is not valid. A number from 0.5 to 0.99"),
+        ("coverage=1", "coverage is not valid."),
+        ("coverage=nan", "coverage is not valid."),
+        ("distribution=perhaps", "distribution is not valid. true or false"),
+        ("coverage=0.9&coverage=0.9", "The query parameter coverage is given more than once"),
         ("maxfaces=3", "There is no query parameter of that name; there are: model, detector,"),
         ("detector=haar&debug", "There is no query parameter of that name"),
         ("debug&debug", "There is no query parameter of that name"),
@@ -121,7 +126,10 @@ def test_what_takes_no_parameter_says_so(server: Server, path: str) -> None:
 
 
 def test_bounds_of_parameters_are_allowed(server: Server) -> None:
-    for query in ({"min_confidence": 0, "max_faces": 1}, {"min_confidence": 1, "max_faces": 100}):
+    for query in (
+        {"min_confidence": 0, "max_faces": 1, "coverage": 0.5},
+        {"min_confidence": 1, "max_faces": 100, "coverage": 0.99},
+    ):
         assert server.predict(IMAGE, detector="none", **query).status_code == 200
 
 

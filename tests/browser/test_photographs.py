@@ -140,6 +140,32 @@ def test_the_bar_spans_the_interval_on_a_scale_of_a_hundred_years(page: Page, se
     assert (mark["x"] + mark["width"] / 2 - scale["x"]) / year == pytest.approx(age["years"], abs=0.3)
 
 
+def test_the_interval_is_of_the_chosen_coverage(page: Page, server: Server) -> None:
+    choose(page, ("both.png", BOTH))
+    for coverage, shown in (("0.95", "95%"), ("0.5", "50%")):
+        page.get_by_label("Age interval").select_option(shown)
+        expect(card(page, "both.png")).to_contain_text(f"in {shown} of cases")
+        check_boxes(page, server, "both.png", BOTH, coverage=coverage)
+
+
+def test_the_curve_shows_the_probability_of_each_age_on_the_same_scale(page: Page, server: Server) -> None:
+    image = ASTRONAUT.read_bytes()
+    (face,) = server.faces(image, distribution=True)
+    probabilities = np.array(face["age"]["distribution"])
+    choose(page, ASTRONAUT)
+    curve, scale = (card(page, "astronaut.jpg").locator(part) for part in (".distribution", ".scale"))
+    expect(curve).to_be_visible()
+    drawn, below = curve.bounding_box(), scale.bounding_box()
+    assert drawn is not None
+    assert below is not None
+    assert (drawn["x"], drawn["width"]) == (below["x"], below["width"])
+    seen = screen_pixels(curve).astype(int)
+    filled = np.abs(seen - seen[0, 0]).max(axis=2) > 20  # the corner, of no age, is empty
+    years = np.arange(filled.shape[1]) / filled.shape[1] * 100
+    expected = np.interp(years, np.arange(101), probabilities / probabilities.max())
+    assert filled.mean(axis=0) == pytest.approx(expected, abs=0.1)
+
+
 def test_says_what_the_service_took_how_long(page: Page) -> None:
     with page.expect_response("**/predict?*") as response:
         choose(page, ASTRONAUT)
@@ -243,7 +269,9 @@ def test_copies_the_json(page: Page, server: Server) -> None:
         choose(page, ("both.png", BOTH))
     page.get_by_role("button", name="Copy JSON: both.png").click()
     expect(page.get_by_text("Copied").first).to_be_visible()
-    assert json.loads(page.evaluate("navigator.clipboard.readText()")) == response.value.json()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert json.loads(copied) == response.value.json()
+    assert len(copied.splitlines()) < 100  # the 101 probabilities of a face are on one line
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
@@ -259,7 +287,7 @@ def test_copies_a_curl_that_answers_the_same(page: Page, server: Server, tmp_pat
     command = page.evaluate("navigator.clipboard.readText()")
     ran = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, check=True, timeout=60)
     answer = json.loads(ran.stdout)
-    assert answer["faces"] == server.predict(BOTH, model="age_gender_A", detector="haar").json()["faces"]
+    assert answer["faces"] == server.faces(BOTH, model="age_gender_A", detector="haar", distribution=True)
     assert (answer["model"], answer["detector"]) == ("age_gender_A", "haar")
 
 

@@ -284,7 +284,15 @@ def test_options_of_a_prediction_are_kept(predict: Predict, tmp_path: Path) -> N
     assert face["box"]["x"] > 512
     (none,) = json.loads(predict("--json", "--min-confidence=1", both).stdout)
     assert none["prediction"]["faces"] == []
-    for option in ("--max-faces=0", "--min-confidence=1.5"):
+    (sure,) = json.loads(predict("--json", "--coverage=0.95", "--distribution", ASTRONAUT).stdout)
+    age = sure["prediction"]["faces"][0]["age"]
+    assert (age["coverage"], len(age["distribution"])) == (0.95, 101)
+    (row,) = csv.DictReader(
+        predict("--csv", "--coverage=0.95", "--distribution", ASTRONAUT).stdout.splitlines()
+    )
+    assert (row["age_low"], row["age_coverage"]) == (str(age["low"]), "0.95")
+    assert list(map(float, row["age_distribution"].split())) == age["distribution"]
+    for option in ("--max-faces=0", "--min-confidence=1.5", "--coverage=1"):
         assert predict(option, both).returncode == 2
     both_forms = predict("--json", "--csv", ASTRONAUT)
     assert (both_forms.returncode, both_forms.stdout) == (2, "")

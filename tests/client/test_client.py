@@ -78,6 +78,10 @@ def test_options_reach_the_service(ask: Ask, server: Server) -> None:
     assert answer.faces[0].box.x > 512
     answer = ask(server.url, "predict", both, model=None, detector="haar", min_confidence=1)
     assert (answer.model, answer.faces) == ("age_gender_B", [])
+    answer = ask(server.url, "predict", both, coverage=0.95, distribution=True)
+    served = server.predict(both, coverage=0.95, distribution=True).json()
+    assert without_timings(answer.model_dump(mode="json")) == without_timings(served)
+    assert len(served["faces"][1]["age"]["distribution"]) == 101
 
 
 def test_a_batch_has_a_prediction_or_a_problem_for_each_in_order(

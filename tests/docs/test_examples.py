@@ -129,5 +129,5 @@ for answer in answers:
     env = environment(empty_cache, AGEGENDER_MODELS=str(models_folder))
     ended = run([sys.executable, "-c"], program, env=env)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     assert ended.stdout == "age_gender_A 1\nage_gender_A 1\n"

@@ -73,6 +73,22 @@ def test_the_answer_is_read_as_the_metadata_say(tmp_path: Path) -> None:
     assert face("soft", 127).gender.probability == pytest.approx(0.5622, abs=1e-3)
 
 
+def test_the_distribution_is_calibrated_as_the_interval_is(tmp_path: Path) -> None:
+    factors = [[0.6], [2.0], [2.5], [3.0], [4.0]]
+    put_model(tmp_path, "wide", age_interval={**NORMAL_INTERVAL, "low": factors, "high": factors})
+    wide = Pipeline(load_catalogue(tmp_path), yunet=None)
+    for coverage in (0.5, 0.8, 0.9, 0.95, 0.99):
+        (face,) = wide.predict(
+            grey(128), model="wide", detector="none", coverage=coverage, distribution=True
+        ).faces
+        below = np.interp(
+            [face.age.low, face.age.high], np.arange(102) - 0.5, [0, *np.cumsum(face.age.distribution)]
+        )
+        assert below == pytest.approx(
+            [(1 - coverage) / 2, (1 + coverage) / 2], abs=0.02
+        )  # within whole years
+
+
 @pytest.mark.parametrize(
     ("channels", "years"), [((3, 0, 0), 80), ((0, 3, 0), 40), ((0, 0, 3), 20)], ids=["red", "green", "blue"]
 )

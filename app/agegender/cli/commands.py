@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import inspect
 import logging.config
 import os
 import re
@@ -11,25 +13,24 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import CliSettingsSource
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agegender.answers import DetectorChoice
 from agegender.inference import detector_file
 from agegender.inference.detector_file import DetectorFileError
-from agegender.inputs import Options
+from agegender.inputs import Options, PredictQuery
 from agegender.logs import LOGGING
 from agegender.settings import ENV_PREFIX, Settings
-from agegender.vision.face import Detail
 
 if TYPE_CHECKING:
     from agegender.cli.files import Result
@@ -49,26 +50,41 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 MANY = 10
 """With at least that many files, a terminal shows a progress bar."""
 
-_Model = Annotated[
-    str | None, typer.Option(help="An id that `agegender models` lists; by default AGEGENDER_DEFAULT_MODEL.")
-]
-_Detector = Annotated[
-    DetectorChoice, typer.Option(help="auto is YuNet where its file is present, else Haar.")
-]
-_MinConfidence = Annotated[
-    float | None,
-    typer.Option(
-        min=0, max=1, help="Leave out faces with a lower confidence; the default depends on the detector."
-    ),
-]
-_Detail = Annotated[
-    Detail,
-    typer.Option(
-        help="Find faces from a fortieth of a photograph's longest side on (fast), also from 100 pixels on (auto), or "
-        "from 24 on (thorough)."
-    ),
-]
-_MaxFaces = Annotated[int, typer.Option(min=1, max=100, help="Most faces of an image; the largest are kept.")]
+
+def _takes_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` an option for each field of `PredictQuery`; it gets all of them as `options`."""
+
+    @functools.wraps(command)
+    def with_options(**arguments: Any) -> None:
+        options = {name: arguments.pop(name) for name in PredictQuery.model_fields}
+        command(**arguments, options=options)
+
+    parameters = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        parameters += _OPTIONS if parameter.name == "options" else [parameter]
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
+
+
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    bounds = {"min": "ge", "max": "le"}
+    limits = {
+        ours: getattr(limit, theirs)
+        for limit in field.metadata
+        for ours, theirs in bounds.items()
+        if hasattr(limit, theirs)
+    }
+    option = typer.Option(f"--{name.replace('_', '-')}", help=field.description, **limits)
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=field.default,
+        annotation=Annotated[field.annotation, option],
+    )
+
+
+_OPTIONS = [_option(name, field) for name, field in PredictQuery.model_fields.items()]
 
 
 def _print_version(wanted: bool) -> None:
@@ -134,6 +150,7 @@ def serve(context: typer.Context) -> None:
 
 
 @app.command()
+@_takes_options
 def predict(
     images: Annotated[
         list[str],
@@ -144,11 +161,7 @@ def predict(
             show_default=False,
         ),
     ],
-    model: _Model = None,
-    detector: _Detector = "auto",
-    min_confidence: _MinConfidence = None,
-    max_faces: _MaxFaces = 20,
-    detail: _Detail = "auto",
+    options: Options,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead, a line for each face.")] = False,
     annotate_into: Annotated[
@@ -170,13 +183,6 @@ def predict(
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
     settings = _settings()
-    options: Options = {
-        "model": model,
-        "detector": detector,
-        "min_confidence": min_confidence,
-        "max_faces": max_faces,
-        "detail": detail,
-    }
     found, left_out = files.find_files(images)
     failed = False
 
@@ -226,6 +232,7 @@ def predict(
 
 
 @app.command()
+@_takes_options
 def score(
     sources: Annotated[
         list[str],
@@ -239,15 +246,11 @@ def score(
     output: Annotated[
         str, typer.Option(help="Folder for the Parquet files, on a disk or in a bucket.", show_default=False)
     ],
+    options: Options,
     column: Annotated[
         str | None,
         typer.Option(help="Column of the images in Parquet files; needed where several columns hold bytes."),
     ] = None,
-    model: _Model = None,
-    detector: _Detector = "auto",
-    min_confidence: _MinConfidence = None,
-    max_faces: _MaxFaces = 20,
-    detail: _Detail = "auto",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes, or actors of Ray; by default one for each core.")
     ] = None,
@@ -272,13 +275,6 @@ def score(
     from agegender.cli.files import CANNOT_GO_ON
 
     _settings()
-    options: Options = {
-        "model": model,
-        "detector": detector,
-        "min_confidence": min_confidence,
-        "max_faces": max_faces,
-        "detail": detail,
-    }
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     total: Counter[str] = Counter()
     begun = time.perf_counter()

@@ -97,9 +97,18 @@ def print_json(results: Iterable[Result]) -> None:
 
 
 def print_csv(results: Iterable[Result]) -> None:
-    """Print a line for each face, and one for each image without a face or with an `error`."""
+    """Print a line for each face, and one for each image without a face or with an `error`.
+
+    The probabilities of ages are separated by spaces in one column.
+    """
     writer = csv.DictWriter(sys.stdout, table.COLUMNS, lineterminator="\n")
     for number, (name, outcome) in enumerate(results):
         if number == 0:  # not if an exception comes before the first result
             writer.writeheader()
-        writer.writerows(table.rows(name, outcome))
+        for row in table.rows(name, outcome):
+            writer.writerow(
+                {
+                    key: " ".join(map(str, value)) if isinstance(value, list) else value
+                    for key, value in row.items()
+                }
+            )

@@ -19,7 +19,7 @@ from agegender.answers import (
     Prediction,
     Timings,
 )
-from agegender.inference.ages import AGES, DEFAULT_COVERAGE, read_ages
+from agegender.inference.ages import AGES, DEFAULT_COVERAGE, calibrate_distributions, read_ages
 from agegender.inference.gender import temper
 from agegender.inference.session import OnnxSession
 from agegender.inference.variants import Catalogue, Variant
@@ -62,11 +62,13 @@ class Pipeline:
         min_confidence: float | None = None,
         max_faces: int = 20,
         detail: Detail = "auto",
+        coverage: float = DEFAULT_COVERAGE,
+        distribution: bool = False,
     ) -> Prediction:
         """Estimate age and gender of the `max_faces` largest faces in an image file or in pixels.
 
         Pixels are upright (height, width, 3) BGR, and not bounded. `min_confidence` is 0 to 1, or None for the
-        detector's own; `detail` as in `PredictQuery`. Raises UnknownModel,
+        detector's own; `detail`, `coverage` and `distribution` as in `PredictQuery`. Raises UnknownModel,
         DetectorUnavailable, ImageUnreadable or ImageTooLarge.
         """
         begun = time.perf_counter()
@@ -86,7 +88,7 @@ class Pipeline:
         detected = time.perf_counter()
 
         crops = [crop_face(image, face) for face in faces] if finder else [crop_whole(image)]
-        estimates = _estimate(session, variant, image, faces, crops)
+        estimates = _estimate(session, variant, image, faces, crops, coverage, distribution)
         predicted = time.perf_counter()
 
         return Prediction(
@@ -133,13 +135,23 @@ class Pipeline:
 
 
 def _estimate(
-    session: OnnxSession, variant: Variant, image: Image, faces: list[Face], crops: list[NDArray[np.uint8]]
+    session: OnnxSession,
+    variant: Variant,
+    image: Image,
+    faces: list[Face],
+    crops: list[NDArray[np.uint8]],
+    coverage: float,
+    distribution: bool,
 ) -> list[FaceEstimate]:
     """Run the model on all crops at once, and read its probabilities as ages and genders."""
     if not faces:
         return []
     age, male = session.run(np.stack(crops))
-    ages = read_ages(age, variant.age_estimate, variant.age_interval)
+    ages = read_ages(age, variant.age_estimate, variant.age_interval, coverage)
+    distributions: list[list[float] | None] = [None] * len(faces)
+    if distribution:
+        calibrated = calibrate_distributions(age, variant.age_estimate, variant.age_interval)
+        distributions = list(map(_rounded, calibrated))
     male_probability = temper(male, variant.gender_temperature)
     qualities = [
         (None, []) if face.confidence is None else assess(face, crop, image)
@@ -153,11 +165,17 @@ def _estimate(
             roll=None if face.landmarks is None else round(roll_of(face.landmarks), 1),
             quality=quality,
             warnings=warnings,
-            age=Age(years=_years(years), low=_years(low), high=_years(high), coverage=DEFAULT_COVERAGE),
+            age=Age(
+                years=_years(years),
+                low=_years(low),
+                high=_years(high),
+                coverage=coverage,
+                distribution=probabilities,
+            ),
             gender=_gender(float(probability)),
         )
-        for face, (quality, warnings), years, low, high, probability in zip(
-            faces, qualities, *ages, male_probability, strict=True
+        for face, (quality, warnings), years, low, high, probabilities, probability in zip(
+            faces, qualities, *ages, distributions, male_probability, strict=True
         )
     ]
 
@@ -171,6 +189,12 @@ def _landmarks(face: Face, image: Image) -> Landmarks | None:
 def _years(age: float) -> float:
     # The last class, of 100 years, ends half a year later.
     return min(round(float(age), 1), AGES - 1.0)
+
+
+def _rounded(distribution: NDArray[np.float64]) -> list[float]:
+    """Probabilities (101,) with five decimals that still add up to 1: their sums are rounded."""
+    probabilities: list[float] = np.diff(distribution.cumsum().round(5), prepend=0).round(5).tolist()
+    return probabilities
 
 
 def _gender(male: float) -> Gender:

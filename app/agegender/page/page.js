@@ -47,9 +47,7 @@ async function call(path, options = {}) {
   );
 }
 
-const predictPath = (model, detector) => `predict?${new URLSearchParams({ model, detector })}`;
-
-async function predict(photograph, model, detector, signal) {
+async function predict(photograph, query, signal) {
   let bytes;
   try {
     bytes = await photograph.file.arrayBuffer();
@@ -61,7 +59,7 @@ async function predict(photograph, model, detector, signal) {
   }
   // What the bytes are, the service decides by their content; so their declared type says nothing.
   const headers = { "Content-Type": "application/octet-stream" };
-  return call(predictPath(model, detector), { method: "POST", body: bytes, headers, signal });
+  return call(`predict?${query}`, { method: "POST", body: bytes, headers, signal });
 }
 
 async function connect() {
@@ -81,15 +79,19 @@ async function connect() {
 // --- What is chosen -----------------------------------------------------------------------------------------
 
 const loadedModels = () => service.models.filter((model) => model.loaded);
-const chosenDetector = () => $("#detector").value;
 
 function chosenModels() {
   const choice = $("#models input:checked").value;
   return loadedModels().filter((model) => choice === SIDE_BY_SIDE || model.id === choice);
 }
 
-const answerKey = (model) => `${model.id} ${chosenDetector()}`;
-const answerOf = (photograph, model) => photograph.answers.get(answerKey(model));
+/** What a model is to be asked with: the query of POST /predict. */
+function queryOf(model) {
+  const chosen = { model: model.id, detector: $("#detector").value, coverage: $("#coverage").value };
+  return new URLSearchParams({ ...chosen, distribution: true }).toString();
+}
+
+const answerOf = (photograph, model) => photograph.answers.get(queryOf(model));
 const isDone = (photograph) => chosenModels().every((model) => answerOf(photograph, model));
 
 function showModels() {
@@ -132,7 +134,7 @@ function add(files) {
   const added = Array.from(files, (file) => ({
     file,
     url: URL.createObjectURL(file),
-    answers: new Map(), // by model and detector: a prediction or a Trouble
+    answers: new Map(), // by query: a prediction or a Trouble
     card: null,
     shown: [], // what the card shows of each chosen model
   }));
@@ -150,12 +152,12 @@ async function work() {
   if (asking || !service) return;
   for (let next; (next = nextQuestion()); ) {
     const { photograph, model } = next;
-    const key = answerKey(model);
+    const query = queryOf(model);
     const abort = new AbortController();
     asking = { photograph, model, abort };
     show(photograph);
-    const answer = await predict(photograph, model.id, chosenDetector(), abort.signal).catch((trouble) => trouble);
-    photograph.answers.set(key, answer);
+    const answer = await predict(photograph, query, abort.signal).catch((trouble) => trouble);
+    photograph.answers.set(query, answer);
     asking = null;
     if (answer.status === 401) askForKey(answer);
     show(photograph);
@@ -341,7 +343,7 @@ function makeTrouble(photograph, model, { title, detail }) {
   const retry = $(".retry", made);
   retry.setAttribute("aria-label", `Try again: ${photograph.file.name}`);
   retry.onclick = () => {
-    photograph.answers.delete(answerKey(model));
+    photograph.answers.delete(queryOf(model));
     show(photograph);
     showProgress();
     $("article", photograph.card).focus(); // the button is gone
@@ -363,13 +365,13 @@ function makeAnswer(photograph, model, prediction) {
   const ms = (value) => `${value.toFixed(1)}\u00a0ms`;
   $(".timings", made).textContent =
     `${ms(spent.total)}: decode ${ms(spent.decode)}, detect ${ms(spent.detect)}, predict ${ms(spent.predict)}`;
-  const copies = { ".copy-json": () => JSON.stringify(prediction, null, 2), ".copy-curl": curl };
-  const detectorAsked = chosenDetector();
+  const query = queryOf(model);
+  const copies = { ".copy-json": () => json(prediction), ".copy-curl": () => curl(photograph, query) };
   for (const [selector, text] of Object.entries(copies)) {
     const button = $(selector, made);
     const label = button.textContent;
     button.setAttribute("aria-label", `${label}: ${photograph.file.name}, ${model.title}`);
-    button.onclick = () => copy(text(photograph, model, detectorAsked), button, label);
+    button.onclick = () => copy(text(), button, label);
   }
   return made;
 }
@@ -397,7 +399,10 @@ function makeFace(photograph, prediction, face, i) {
   $(".years", made).textContent = count(Math.round(age.years), "year");
   $(".interval", made).textContent =
     `${Math.round(age.low)} to ${Math.round(age.high)} in ${percent(age.coverage)} of cases`;
-  // The scale runs from 0 to 100 years.
+  // The scale runs from 0 to 100 years, and so does the curve above it, which ends at its own highest point.
+  const highest = Math.max(...age.distribution);
+  const points = age.distribution.map((probability, year) => `L${year} ${1 - probability / highest}`);
+  $(".distribution path", made).setAttribute("d", `M0 1 ${points.join(" ")} V1 Z`);
   Object.assign($(".range", made).style, { left: `${age.low}%`, width: `${age.high - age.low}%` });
   $(".mark", made).style.left = `${age.years}%`;
   $(".gender .label", made).textContent = gender.label;
@@ -428,10 +433,14 @@ async function drawPortrait(canvas, image, box, size) {
 
 // --- Copying ------------------------------------------------------------------------------------------------
 
+/** JSON with lists of numbers on one line each. */
+const json = (answer) =>
+  JSON.stringify(answer, null, 2).replace(/\[[^[\]{}"]*\]/g, (list) => list.replace(/\s+/g, " "));
+
 /** The command that asks what this page asked; of the key it shows only where it goes. */
-function curl({ file }, model, detector) {
+function curl({ file }, query) {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  const url = new URL(predictPath(model.id, detector), document.baseURI).href;
+  const url = new URL(`predict?${query}`, document.baseURI).href;
   // --data-binary takes a file's name as it is; -F gives a meaning to some of its characters.
   return [
     "curl",

@@ -33,7 +33,7 @@ from agegender.inputs import Options
 from agegender.predictor import Predictor
 from agegender.scale.sources import Part, ScoreError, ahead, open_folder, open_source, plan, read
 
-_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), list: pa.list_(pa.float32())}
 SCHEMA = pa.schema({name: _TYPES[kind] for name, kind in table.COLUMNS.items()} | {"row": pa.int64()})
 """Of the files written: the columns of `predict --csv`, and the image's row where it was in a Parquet file."""
 
