@@ -72,6 +72,19 @@ def grey(level: int = 100, width: int = 90, height: int = 60) -> np.ndarray:
     return np.full((height, width, 3), level, np.uint8)
 
 
+IMAGE = png(grey(51))
+"""A small picture that the tiny models take for a face of 20 years where there is no detector."""
+
+FORM = "multipart/form-data; boundary=b"
+FORM_END = b"--b--\r\n"
+
+
+def part(name: str, content: bytes = IMAGE, filename: str | None = "photo.png") -> bytes:
+    """One part of a body of the content type `FORM`."""
+    file = "" if filename is None else f'; filename="{filename}"'
+    return f'--b\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode() + content + b"\r\n"
+
+
 def side_by_side() -> np.ndarray:
     """The astronaut, from x = 0, and Grace Hopper, from x = 512, whose face is the larger."""
     left, right = pixels(ASTRONAUT), pixels(GRACE_HOPPER)

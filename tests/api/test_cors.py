@@ -7,10 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from agegender.inference.pipeline import Pipeline
 from agegender.settings import Settings
-from fastapi import FastAPI
-from helpers import Server, check_problem, grey, in_process, png
+from helpers import Server, check_problem
 from local_service import LocalService
 
 ORIGIN, OTHER = "https://app.example", "http://localhost:3000"
@@ -87,23 +85,6 @@ def test_errors_can_be_read_too(open_server: LocalService) -> None:
     for answer in (read, limited, without_key, unreadable, nowhere, wrong_method):
         assert may_read(answer)
         assert "Origin" in answer.headers["vary"]
-
-
-def test_a_defect_can_be_read_too_and_a_star_means_all(
-    models_folder: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def break_down(*_: object, **__: object) -> None:
-        raise RuntimeError
-
-    async def ask(_: FastAPI, client: httpx.AsyncClient) -> None:
-        answer = await client.post("/predict", content=png(grey()), headers={"Origin": "https://any.example"})
-        check_problem(answer, 500, "internal-error")
-        assert may_read(answer)
-        assert answer.headers["access-control-allow-origin"] == "*"
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
-    monkeypatch.setattr(Pipeline, "predict", break_down)
-    in_process(Settings(models=models_folder, workers=1, cors_origins="*"), ask)
 
 
 def test_by_default_no_page_of_another_origin_may(server: Server) -> None:

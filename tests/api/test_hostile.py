@@ -10,13 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 from helpers import Server, check_problem
-from hostile_files import costly_headers, damaged_files, foreign_files, polyglots, too_many_pixels
+from hostile_files import costly_headers, damaged_files, polyglots, too_many_pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_files import FILES, HEIGHT, WIDTH
+from image_files import HEIGHT, WIDTH
 
-SMALL = ("JPEG", "lossless WebP", "AVIF", "HEIC", "TIFF by LZW")
-BOMBS = {**too_many_pixels(), **costly_headers()}
 OUTCOMES = {
     (400, "image-missing"),
     (400, "image-unreadable"),
@@ -24,12 +22,6 @@ OUTCOMES = {
     (413, "image-too-large"),
     (415, "media-type-unsupported"),
 }
-
-
-def check_refused(answer: httpx.Response) -> None:
-    """Assert that the answer is one of the two problems that a bomb can be."""
-    name = "image-too-large" if answer.status_code == 413 else "image-unreadable"
-    check_problem(answer, 413 if name == "image-too-large" else 400, name)
 
 
 class Spent:
@@ -51,57 +43,30 @@ class Spent:
         return seconds - self._seconds, peak - self._bytes
 
 
-def check_contract(answer: httpx.Response) -> None:
+def check_contract(answer: httpx.Response, path: str = "/predict") -> None:
     """Assert that the answer is a prediction, or one of the problems that an image can be."""
     if answer.status_code == 200:
-        assert set(answer.json()) == {"model", "detector", "image", "faces_found", "faces", "timings_ms"}
+        assert "results" in answer.json() or "faces" in answer.json()
         return
     name = answer.json()["type"].removeprefix("/problems/")
     assert (answer.status_code, name) in OUTCOMES
-    check_problem(answer, answer.status_code, name)
+    check_problem(answer, answer.status_code, name, path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at a process as only Linux shows it")
-@pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_a_problem_that_costs_nothing(server: Server, name: str) -> None:
-    spent = Spent(server)
-    for _ in range(3):
-        check_refused(server.predict(BOMBS[name]))
-    seconds, memory = spent.so_far()
-    assert seconds < 5
-    assert memory < 50e6
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks at a process as only Linux shows it")
-def test_a_batch_of_bombs_costs_no_more(server: Server) -> None:
-    bombs = list(BOMBS.values())
-    files = [("images", ("bomb", bombs[place % len(bombs)])) for place in range(32)]
+def test_bombs_are_problems_that_cost_neither_time_nor_memory(server: Server) -> None:
+    bombs = {**too_many_pixels(), **costly_headers()}
+    files = [("images", bomb) for bomb in bombs.items()]
     spent = Spent(server)
     answer = server.client.post("/predict/batch", files=files)
     assert answer.status_code == 200
-    assert {result["error"]["status"] for result in answer.json()["results"]} == {400, 413}
+    for result in answer.json()["results"]:
+        error = result["error"]
+        kind = (error["status"], error["type"].removeprefix("/problems/"))
+        assert kind in {(400, "image-unreadable"), (413, "image-too-large")}, result["filename"]
     seconds, memory = spent.so_far()
     assert seconds < 5
     assert memory < 100e6
-
-
-@pytest.mark.parametrize("kind", SMALL)
-def test_a_file_cut_short_is_a_problem(server: Server, kind: str) -> None:
-    data = FILES[kind]
-    check_problem(server.predict(b""), 400, "image-missing")
-    for length in range(1, len(data), 9):
-        check_problem(server.predict(data[:length], detector="none"), 400, "image-unreadable")
-    assert server.predict(data, detector="none").status_code == 200
-
-
-@pytest.mark.parametrize("kind", foreign_files())
-@pytest.mark.parametrize("content_type", ["image/jpeg", "application/octet-stream"])
-def test_what_is_of_another_kind_is_a_problem(server: Server, kind: str, content_type: str) -> None:
-    # Pillow could read some of them: decoders that nobody needs are not reached.
-    answer = server.client.post(
-        "/predict", content=foreign_files()[kind], headers={"Content-Type": content_type}
-    )
-    check_problem(answer, 400, "image-unreadable")
 
 
 @pytest.mark.parametrize("kind", polyglots())
@@ -123,7 +88,9 @@ HEADERS = st.lists(
     st.sampled_from(
         [
             b'Content-Disposition: form-data; name="image"; filename="p.png"',
+            b'Content-Disposition: form-data; name="images"; filename="p.png"',
             b'Content-Disposition: form-data; name="image"',
+            b'Content-Disposition: form-data; name="images"; filename=',
             b"Content-Disposition: form-data; name=",
             b"Content-Disposition: attachment",
             b"Content-Type: image/png",
@@ -137,20 +104,21 @@ HEADERS = st.lists(
     max_size=4,
 )
 FORMS = st.lists(
-    st.tuples(st.sampled_from([b"--b", b"--b--", b"--c", b""]), HEADERS, st.binary(max_size=50)), max_size=4
+    st.tuples(st.sampled_from([b"--b", b"--b--", b"--c", b""]), HEADERS, st.binary(max_size=50)), max_size=6
 )
 
 
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
 @given(FORMS, st.sampled_from(["b", "c", "", '"b', "b" * 300]), st.sampled_from([b"\r\n", b"\n"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_broken_forms_end_as_the_contract_says(
-    server: Server, parts: list[tuple[bytes, list[bytes], bytes]], boundary: str, line_end: bytes
+    server: Server, path: str, parts: list[tuple[bytes, list[bytes], bytes]], boundary: str, line_end: bytes
 ) -> None:
     body = line_end.join(
         line for border, headers, content in parts for line in (border, *headers, b"", content)
     )
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-    check_contract(server.client.post("/predict", content=body, headers=headers))
+    check_contract(server.client.post(path, content=body, headers=headers), path)
 
 
 @given(st.binary(max_size=500), st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40))

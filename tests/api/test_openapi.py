@@ -8,8 +8,6 @@ from typing import Any
 import jsonschema_rs
 import pytest
 import schemathesis
-from agegender.inference import yunet
-from agegender.vision.haar import HAAR_MIN_CONFIDENCE
 from helpers import Server
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
@@ -33,12 +31,6 @@ def document(server: Server) -> dict[str, Any]:
     assert answer.status_code == 200
     described: dict[str, Any] = answer.json()
     return described
-
-
-def test_the_thresholds_that_are_documented_are_the_detectors_own(document: dict[str, Any]) -> None:
-    parameters = document["paths"]["/predict"]["post"]["parameters"]
-    (said,) = (each["description"] for each in parameters if each["name"] == "min_confidence")
-    assert f"{yunet._MIN_CONFIDENCE} for YuNet and {HAAR_MIN_CONFIDENCE} for Haar" in said
 
 
 def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -79,50 +71,6 @@ def test_every_error_has_examples_that_are_complete_problems_of_its_status(docum
             for example in examples:
                 assert set(example) == {"type", "title", "status", "detail", "instance", "request_id"}
                 assert example["status"] == int(status)
-
-
-def test_every_problem_has_a_type_of_its_own_under_predict(document: dict[str, Any]) -> None:
-    responses = document["paths"]["/predict"]["post"]["responses"]
-    types = [
-        example["type"].removeprefix("/problems/")
-        for status, response in responses.items()
-        if status != "200"
-        for _, _, examples in bodies(response)
-        for example in examples
-    ]
-    assert sorted(types) == [
-        "body-too-large",
-        "detector-unavailable",
-        "image-missing",
-        "image-too-large",
-        "image-unreadable",
-        "internal-error",
-        "json-invalid",
-        "media-type-unsupported",
-        "method-not-allowed",
-        "model-unknown",
-        "multipart-invalid",
-        "overloaded",
-        "parameter-invalid",
-        "queue-timeout",
-        "rate-limited",
-        "shutting-down",
-        "unauthorized",
-    ]
-
-
-def test_errors_of_a_batch_are_shown_in_words_for_one(document: dict[str, Any]) -> None:
-    responses = document["paths"]["/predict/batch"]["post"]["responses"]
-    details = {
-        example["type"].removeprefix("/problems/"): example["detail"]
-        for status in ("400", "413", "415")
-        for _, _, examples in bodies(responses[status])
-        for example in examples
-    }
-    assert "1 to 32 parts named images" in details["multipart-invalid"]
-    assert '{"images": ["...", "..."]}' in details["json-invalid"]
-    assert details["body-too-large"].startswith("The batch has more than the 41943040 bytes")
-    assert details["media-type-unsupported"].startswith("The body of a batch must be multipart/form-data")
 
 
 def test_every_example_is_valid_by_its_schema(document: dict[str, Any]) -> None:

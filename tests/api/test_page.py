@@ -8,7 +8,7 @@ import httpx
 import pytest
 from agegender.main import create_app
 from agegender.settings import Settings
-from helpers import Server, check_problem
+from helpers import Server
 
 PAGE = {
     "/": "text/html; charset=utf-8",
@@ -50,20 +50,12 @@ def test_the_page_may_use_the_camera(server: Server) -> None:
     assert "camera=(self)" in server.client.get("/").headers["permissions-policy"]
 
 
-def test_the_page_needs_no_key(bare_server: Server) -> None:
-    assert bare_server.client.get("/").status_code == 200
-
-
 @pytest.mark.parametrize(
     "path", ["/page/", "/page/page.py", "/page/..%2Fmain.py", "/page/%00", "/docs/redoc.standalone.js"]
 )
 def test_no_other_file_is_to_be_had(server: Server, path: str) -> None:
     answer = server.client.get(path)
     assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
-
-
-def test_a_query_is_refused_as_everywhere(server: Server) -> None:
-    check_problem(server.client.get("/?photo=1"), 422, "parameter-invalid", "/")
 
 
 def test_the_page_can_be_turned_off() -> None:

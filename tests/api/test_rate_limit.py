@@ -8,13 +8,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from agegender.api.rate_limit import RateLimit
 from agegender.settings import Settings
 from fastapi import FastAPI
-from helpers import PATIENCE, Upload, check_problem, grey, in_process, png
+from helpers import IMAGE, PATIENCE, Upload, check_problem, in_process
 from local_service import LocalService
 
-IMAGE = png(grey(51))
 UNLIMITED = ["/health/live", "/health/ready", "/metrics", "/", "/docs", "/openapi.json"]
 
 
@@ -28,34 +26,22 @@ def check_limited(answer: httpx.Response, path: str) -> None:
 @pytest.fixture(scope="module")
 def limited_server(models_folder: Path) -> Iterator[LocalService]:
     """Three requests an hour for each key, and a key for each test."""
-    settings = Settings(models=models_folder, workers=1, rate_limit="3/hour", api_keys="one,two,three,four")
+    settings = Settings(models=models_folder, workers=1, rate_limit="3/hour", api_keys="one,two,three")
     with LocalService(settings) as running:
         yield running
 
 
 def test_all_requests_of_a_key_count_together_and_those_of_others_apart(limited_server: LocalService) -> None:
     client, key = limited_server.client, {"X-API-Key": "one"}
-    assert client.get("/models", headers=key).status_code == 200
+    files = 4 * [("images", ("photo.png", IMAGE))]
     assert client.get("/models/age_gender_Z", headers=key).status_code == 404
-    image = {**key, "Content-Type": "image/png"}
-    assert client.post("/predict?detector=none", content=IMAGE, headers=image).status_code == 200
+    assert client.post("/predict?detector=none", content=IMAGE, headers=key).status_code == 200
+    assert client.post("/predict/batch?detector=none", files=files, headers=key).status_code == 200
     for _ in range(2):
         check_limited(client.get("/models", headers=key), "/models")
-        check_limited(client.post("/predict", content=IMAGE, headers=image), "/predict")
+        check_limited(client.post("/predict", content=IMAGE, headers=key), "/predict")
+        check_limited(client.post("/predict/batch", files=files, headers=key), "/predict/batch")
     assert client.get("/models", headers={"X-API-Key": "two"}).status_code == 200
-
-
-def test_a_batch_is_one_request(limited_server: LocalService) -> None:
-    files = 4 * [("images", ("photo.png", IMAGE))]
-    for _ in range(3):
-        answer = limited_server.client.post(
-            "/predict/batch?detector=none", files=files, headers={"X-API-Key": "four"}
-        )
-        assert answer.status_code == 200
-    check_limited(
-        limited_server.client.post("/predict/batch", files=files, headers={"X-API-Key": "four"}),
-        "/predict/batch",
-    )
 
 
 def test_without_a_key_nothing_is_counted(limited_server: LocalService) -> None:
@@ -135,13 +121,3 @@ def test_an_ipv6_caller_is_as_many_addresses_as_he_has(
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
     in_process(Settings(models=models_folder, workers=1, rate_limit="1/hour"), ask)
-
-
-def test_callers_are_forgotten_when_their_time_is_over() -> None:
-    rate_limit = RateLimit("1/second")
-    for number in range(1000):
-        assert rate_limit.take(f"caller {number}") == 0
-    until = time.monotonic() + PATIENCE
-    while len(rate_limit._limiter.storage.storage) > 1:
-        rate_limit.take("somebody else")
-        assert time.monotonic() < until

@@ -4,11 +4,16 @@ from pathlib import Path
 
 import pytest
 from agegender.settings import Settings
-from helpers import Server, check_problem, grey, png
+from helpers import IMAGE, Server, Upload, check_problem
 from local_service import LocalService
 
-GUARDED = [("POST", "/predict"), ("GET", "/models"), ("GET", "/models/age_gender_B")]
-OPEN = ["/health/live", "/health/ready", "/docs", "/openapi.json"]
+GUARDED = [
+    ("POST", "/predict"),
+    ("POST", "/predict/batch"),
+    ("GET", "/models"),
+    ("GET", "/models/age_gender_B"),
+]
+OPEN = ["/", "/health/live", "/health/ready", "/docs", "/openapi.json"]
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
@@ -25,17 +30,24 @@ def test_without_one_of_the_keys_a_request_is_a_401(
     assert answer.headers["www-authenticate"] == "ApiKey"
 
 
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_a_key_is_asked_for_before_the_body(bare_server: Server, path: str) -> None:
+    check_problem(
+        Upload(bare_server, path=path, length=10**7, wait=False).answer(), 401, "unauthorized", path
+    )
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_each_of_the_keys_opens(bare_server: Server, keys: tuple[str, str], index: int) -> None:
     headers = {"X-API-Key": keys[index], "Content-Type": "image/png"}
     assert bare_server.client.get("/models", headers=headers).status_code == 200
-    answer = bare_server.client.post("/predict?detector=none", content=png(grey(51)), headers=headers)
+    answer = bare_server.client.post("/predict?detector=none", content=IMAGE, headers=headers)
     assert answer.status_code == 200
     assert answer.json()["faces"][0]["age"]["years"] == 20
 
 
 @pytest.mark.parametrize("path", OPEN)
-def test_health_and_documentation_need_no_key(bare_server: Server, path: str) -> None:
+def test_health_page_and_documentation_need_no_key(bare_server: Server, path: str) -> None:
     assert bare_server.client.get(path).status_code == 200
 
 
@@ -73,7 +85,7 @@ def test_the_log_says_once_where_no_key_is_needed(server: Server, bare_server: S
 def test_an_answer_is_for_the_caller_alone_and_nothing_in_it_runs(
     server: Server, method: str, path: str, status: int
 ) -> None:
-    content = png(grey(51)) if method == "POST" else b""
+    content = IMAGE if method == "POST" else b""
     answer = server.client.request(method, path, content=content)
     assert answer.status_code == status
     assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"

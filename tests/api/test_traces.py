@@ -144,14 +144,6 @@ def test_each_image_of_a_batch_has_its_stages_in_the_span_of_the_request(
     assert not any(b"my-face" in body for body in collector.bodies)
 
 
-def test_without_the_setting_nothing_is_sent(collector: Collector, models_folder: Path) -> None:
-    async def ask(_: FastAPI, client: httpx.AsyncClient) -> None:
-        assert (await client.get("/models")).status_code == 200
-
-    in_process(Settings(models=models_folder, workers=1), ask)
-    assert collector.bodies == []
-
-
 def test_where_opentelemetry_is_missing_it_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, models_folder: Path
 ) -> None:

@@ -33,21 +33,6 @@ def test_a_certain_age_is_that_age_and_fills_its_year(age: int) -> None:
     assert (low, middle, high) == pytest.approx((max(0.0, age - 0.4), age, age + 0.4))
 
 
-def test_two_halves_put_the_mean_between_them_and_the_quartiles_on_them() -> None:
-    halves = (one_age(20) + one_age(40)) / 2
-    assert expectation(halves)[0] == 30
-    assert quantiles(halves, (0.25, 0.75))[0] == pytest.approx([20, 40])
-
-
-def test_mass_below_the_middle_of_the_first_year_counts_as_age_0() -> None:
-    assert quantiles(one_age(0), (0.1, 0.4))[0].tolist() == [0, 0]
-
-
-def test_probabilities_that_add_up_only_nearly_give_the_same_ages() -> None:
-    assert expectation(one_age(70) * np.float32(0.999))[0] == pytest.approx(70, abs=1e-9)
-    assert quantiles(one_age(70) * np.float32(0.999), (0.9,))[0] == pytest.approx(70.4)
-
-
 @settings(deadline=None)
 @given(
     st.lists(st.floats(0.001, 1), min_size=AGES, max_size=AGES),
@@ -64,17 +49,6 @@ def test_quantiles_rise_with_their_level_and_hold_that_share(
     edges = np.arange(AGES) - 0.5
     share_below = float(np.sum(distribution[0] * np.clip(high - edges, 0, 1)))
     assert share_below == pytest.approx(max(a, b), abs=1e-6) or high == 0
-
-
-def test_each_row_is_read_by_itself() -> None:
-    rows = np.concatenate([one_age(5), one_age(95)])
-    assert expectation(rows).tolist() == [5, 95]
-    assert quantiles(rows, (0.5,)).tolist() == [[5], [95]]
-
-
-def test_no_rows_give_no_ages() -> None:
-    assert expectation(np.zeros((0, AGES))).shape == (0,)
-    assert quantiles(np.zeros((0, AGES)), (0.1, 0.9)).shape == (0, 2)
 
 
 SKEWED = one_age(20) * 0.6 + one_age(50) * 0.4

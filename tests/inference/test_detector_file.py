@@ -111,16 +111,6 @@ def test_a_download_that_breaks_off_or_is_refused_is_one_line(site: Site, cache:
     assert not cache.exists()
 
 
-def test_offline_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(detector_file, "YUNET_URL", "http://127.0.0.1:9/yunet.onnx")  # nobody listens there
-    with pytest.raises(
-        DetectorFileError, match=r"^YuNet could not be downloaded [^\n]*the service uses Haar[^\n]*$"
-    ):
-        fetch()
-    assert not cache.exists()
-
-
 def test_a_file_that_one_has_is_taken_without_the_network(site: Site, tmp_path: Path) -> None:
     mine = tmp_path / "mine.onnx"
     mine.write_bytes(PUBLISHED)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import cv2
 import numpy as np
 import pytest
@@ -58,14 +56,3 @@ def test_it_finds_what_opencv_finds(
         assert (face.box.x, face.box.y) == pytest.approx((x, y), abs=1)
         assert face.confidence == pytest.approx(row[14], abs=1e-4)
         assert face.landmarks == pytest.approx(row[4:14].reshape(5, 2), abs=0.01)
-
-
-def test_threads_may_share_it(yunet: YuNet) -> None:
-    images = [cv2.resize(PHOTOGRAPHS[i % 2], (200 + 40 * i, 240)) for i in range(8)]
-    alone = [yunet.detect(image) for image in images]
-    with ThreadPoolExecutor(4) as threads:
-        together = list(threads.map(yunet.detect, images * 4))
-    assert [[face.box for face in faces] for faces in together] == [
-        [face.box for face in faces] for faces in alone * 4
-    ]
-    assert all(alone)
