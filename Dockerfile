@@ -54,11 +54,22 @@ RUN --mount=type=cache,target=/var/cache/pip \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca \
     /opt/pip/bin/pip install --require-hashes -r /requirements/build.txt
-COPY pyproject.toml README.md LICENSE /source/
+COPY pyproject.toml hatch_build.py README.md LICENSE /source/
 COPY app /source/app
 RUN /opt/pip/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheel /source \
  && /opt/pip/bin/pip --python /opt/agegender/bin/python install --no-compile --no-index --no-deps --prefix /project \
       /wheel/*.whl
+
+
+# The models that are served: all of models/, or those that MODELS names, as in MODELS=age_gender_A,age_gender_C. A
+# pattern, so that a tree without models builds too: the service then needs a folder mounted over /models.
+FROM ${BASE_IMAGE} AS models
+ARG MODELS=
+COPY model[s] /all/
+RUN mkdir -p /all /models; \
+    if [ -z "$MODELS" ]; then cp -r /all/. /models; else \
+      for model in $(echo "$MODELS" | tr , ' '); do cp "/all/$model.onnx" "/all/$model.json" /models || exit 1; done; \
+    fi
 
 
 # The face detector: downloaded and checked against its digest (YUNET=fetch), the file of --secret id=yunet,src=FILE
@@ -124,8 +135,7 @@ COPY --from=yunet /cache /opt/agegender/cache
 COPY --from=project /project /opt/agegender
 # Make the byte code now: on a read-only root file system every start would compile it again.
 RUN python3 -c 'import agegender.cli.commands, agegender.cli.doctor, agegender.cli.files, agegender.cli.output, agegender.server, uvicorn.loops.uvloop'
-# A pattern, so that a tree without models builds too: the service then needs a folder mounted over /models.
-COPY model[s] /models/
+COPY --from=models /models /models/
 COPY docker/healthcheck.py /opt/agegender/
 ENV AGEGENDER_HOST=0.0.0.0 \
     AGEGENDER_MODELS=/models

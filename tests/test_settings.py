@@ -15,7 +15,7 @@ def test_without_any_only_this_machine_may_ask_and_workers_are_the_cores(
     monkeypatch.setattr(cores, "_CGROUP", tmp_path)  # a container may be allowed less
     settings = Settings()
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
-    assert (settings.models, settings.default_model) == (Path("models"), "age_gender_B")
+    assert (settings.models, settings.default_model) == (Path("models"), None)
     assert settings.workers == len(os.sched_getaffinity(0))
     assert settings.queue_size == 4 * settings.workers
     assert (settings.max_bytes, settings.max_image_memory) == (20 * 2**20, 400_000_000)

@@ -122,13 +122,7 @@ def start(settings: Settings) -> Service:
     Raises one of `CANNOT_START`.
     """
     catalogue = load_catalogue(settings.models)
-    try:
-        catalogue[settings.default_model]
-    except UnknownModel as error:
-        raise UnknownModel(
-            f"The default model {settings.default_model} is not in {settings.models}. {error} "
-            "Choose one by --default-model (AGEGENDER_DEFAULT_MODEL)."
-        ) from None
+    default_model = catalogue.default(settings.default_model)
     yunet = YuNet.installed(settings.yunet_path)
     if yunet is None:
         logger.info("YuNet is not installed: the detector is Haar until `agegender fetch-detector` is run")
@@ -153,7 +147,7 @@ def start(settings: Settings) -> Service:
     return Service(
         catalogue=catalogue,
         pool=pool,
-        default_model=settings.default_model,
+        default_model=default_model,
         auto_detector="haar" if yunet is None else "yunet",
         max_bytes=settings.max_bytes,
         max_batch_bytes=settings.max_batch_bytes,

@@ -54,7 +54,8 @@ class Predictor:
         """
         query = PredictQuery(**options)
         image = file_or_pixels(photograph, channels)
-        model = self._settings.default_model if query.model is None else query.model
+        default = self._catalogue.default(self._settings.default_model)
+        model = default if query.model is None else query.model
         return self._pipeline().predict(image, **{**query.model_dump(), "model": model})
 
     def _pipeline(self) -> Pipeline:

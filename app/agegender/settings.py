@@ -42,7 +42,11 @@ class Settings(BaseSettings):
         description="Folder of the models (ID.onnx and ID.json each); by default `models` in the working directory or, "
         "where that holds none, the models that come with this package.",
     )
-    default_model: str = Field("age_gender_B", description="Model for requests that name none.")
+    default_model: str | None = Field(
+        None,
+        description="Model for requests that name none; by default age_gender_B or, where it is not there, the first "
+        "one.",
+    )
     yunet_path: Path | None = Field(
         None, description="YuNet's file, if not where `agegender fetch-detector` stores it."
     )

@@ -87,9 +87,11 @@ def base_image() -> str | None:
     return tag
 
 
-def build(tag: str, target: str, folder: Path) -> None:
-    """Build a stage; packages come from where this machine's pip has them, trusted as it trusts them."""
+def build(tag: str, target: str, folder: Path, *arguments: str) -> None:
+    """Build a stage, with build arguments; packages come from where this machine's pip has them, trusted as there."""
     options: list[str | Path] = ["--tag", tag, "--target", target]
+    for argument in arguments:
+        options += ["--build-arg", argument]
     if (base := base_image()) is not None:
         options += ["--build-arg", f"BASE_IMAGE={base}"]
     if YUNET.exists():

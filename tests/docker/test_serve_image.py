@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine import Compose, Container, docker, running, wait_until
+from engine import Compose, Container, build, docker, running, wait_until
 from helpers import ASTRONAUT, GRACE_HOPPER, ROOT, YUNET, YUNET_OPTIONS, jpeg, serving, without_timings
+
+import hatch_build
 
 MAX_SIZE = 500e6
 SHIPPED = sorted((ROOT / "models").glob("*.onnx"))
@@ -26,7 +28,7 @@ def test_the_image_says_what_it_is(serve_image: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert labels["org.opencontainers.image.title"] == project["name"]
     assert labels["org.opencontainers.image.version"] == project["version"]
-    assert labels["org.opencontainers.image.licenses"] == project["license"]
+    assert labels["org.opencontainers.image.licenses"] == hatch_build.licence(str(ROOT))
 
 
 def test_what_the_build_was_told_in_secret_is_not_inside(service: Container) -> None:
@@ -71,6 +73,21 @@ def test_the_models_of_the_repository_are_inside(serve_image: str, tmp_path: Pat
             answer, expected = container.predict(image, **query), outside.predict(image, **query)
             assert without_timings(answer.json()) == without_timings(expected.json())
             assert len(answer.json()["faces"]) == 1
+
+
+def test_an_image_can_be_built_with_one_model(serve_image: str, tmp_path: Path) -> None:
+    tag = f"{serve_image}-one"
+    build(tag, "serve", tmp_path, "MODELS=age_gender_A")
+    try:
+        with running(tag) as container:
+            listing = container.get("/models").json()
+            assert (listing["default"], len(listing["models"])) == ("age_gender_A", 1)
+            assert container.predict(ASTRONAUT.read_bytes()).json()["model"] == "age_gender_A"
+            assert container.execute("ls", "/models").split() == ["age_gender_A.json", "age_gender_A.onnx"]
+        with pytest.raises(AssertionError, match="age_gender_Z"):
+            build(tag, "serve", tmp_path, "MODELS=age_gender_Z")
+    finally:
+        docker("image", "rm", tag)
 
 
 def test_pages_and_figures_came_along(service: Container) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from agegender.inference.ages import expectation
-from agegender.inference.variants import ModelsInvalid, load_catalogue
+from agegender.inference.variants import ModelsInvalid, UnknownModel, load_catalogue
 from tiny_models import FLOAT, NORMAL_INTERVAL, metadata, put_model, tiny_onnx
 
 
@@ -124,3 +124,16 @@ def test_metadata_that_is_no_json_object_is_said_so(tmp_path: Path, text: bytes)
     put_model(tmp_path)
     (tmp_path / "tiny.json").write_bytes(text)
     assert "tiny.json is not valid metadata" in sentence(tmp_path)
+
+
+def test_the_default_is_b_or_the_first_that_is_there(tmp_path: Path) -> None:
+    put_model(tmp_path, "age_gender_C")
+    put_model(tmp_path, "age_gender_A")
+    assert load_catalogue(tmp_path).default(None) == "age_gender_A"
+    put_model(tmp_path, "age_gender_B")
+    catalogue = load_catalogue(tmp_path)
+    assert (catalogue.default(None), catalogue.default("age_gender_C")) == ("age_gender_B", "age_gender_C")
+    with pytest.raises(
+        UnknownModel, match=r"no model age_gender_Z.* age_gender_A, age_gender_B, age_gender_C"
+    ):
+        catalogue.default("age_gender_Z")

@@ -306,18 +306,19 @@ def score(
 def models() -> None:
     """List the models and their measured figures."""
     from agegender.cli.output import plain_table
-    from agegender.inference.variants import ModelsInvalid, load_catalogue
+    from agegender.inference.variants import ModelsInvalid, UnknownModel, load_catalogue
 
     settings = _settings()
     try:
         catalogue = load_catalogue(settings.models)
-    except ModelsInvalid as error:
+        default = catalogue.default(settings.default_model)
+    except (ModelsInvalid, UnknownModel) as error:
         _fail(error)
     table = plain_table("id", "title", "age MAE", "gender", "faces")
     for model in catalogue:
         variant, metrics = model.variant, model.variant.metrics
         table.add_row(
-            variant.id + (" *" if variant.id == settings.default_model else ""),
+            variant.id + (" *" if variant.id == default else ""),
             variant.title,
             f"{metrics.age_mae:.2f} years",
             f"{metrics.gender_accuracy:.1%}",

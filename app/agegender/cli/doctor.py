@@ -95,23 +95,17 @@ def _workers(settings: Settings) -> Finding:
 
 
 def _models(settings: Settings) -> Iterator[Finding]:
-    from agegender.inference.variants import ModelsInvalid, load_catalogue
+    from agegender.inference.variants import ModelsInvalid, UnknownModel, load_catalogue
 
     try:
-        models = [model.variant.id for model in load_catalogue(settings.models)]
-    except ModelsInvalid as error:
+        catalogue = load_catalogue(settings.models)
+        default = catalogue.default(settings.default_model)
+    except (ModelsInvalid, UnknownModel) as error:
         yield Finding("wrong", str(error))
         return
-    folder = settings.models.absolute()
-    for name in models:
-        default = " (the default)" if name == settings.default_model else ""
-        yield Finding("ok", f"model {name}{default} in {folder} is intact and runs")
-    if settings.default_model not in models:
-        yield Finding(
-            "wrong",
-            f"The default model {settings.default_model} cannot run: put it into {folder}, or set "
-            "AGEGENDER_DEFAULT_MODEL to another one.",
-        )
+    for model in catalogue:
+        name = model.variant.id + (" (the default)" if model.variant.id == default else "")
+        yield Finding("ok", f"model {name} in {settings.models.absolute()} is intact and runs")
 
 
 def _yunet(settings: Settings) -> Finding:

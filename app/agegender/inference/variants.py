@@ -13,6 +13,8 @@ from agegender.inference.metadata import Variant
 from agegender.inference.session import OnnxSession, SessionInvalid
 from agegender.vision.align import CROP_SIZE
 
+_PREFERRED = "age_gender_B"
+
 __all__ = [
     "Catalogue",
     "Model",
@@ -54,6 +56,17 @@ class Catalogue:
             return self._models[model_id]
         except KeyError:
             raise UnknownModel(f"There is no such model; there are: {', '.join(self._models)}.") from None
+
+    def default(self, chosen: str | None) -> str:
+        """The id of the model for requests that name none, from the setting. Raises UnknownModel."""
+        if chosen is None:
+            return _PREFERRED if _PREFERRED in self._models else next(iter(self._models))
+        if chosen not in self._models:
+            raise UnknownModel(
+                f"There is no model {chosen}, which is to be the default; there are: {', '.join(self._models)}. "
+                "Choose one by --default-model (AGEGENDER_DEFAULT_MODEL)."
+            )
+        return chosen
 
 
 def load_catalogue(folder: Path) -> Catalogue:
