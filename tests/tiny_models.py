@@ -15,7 +15,13 @@ from typing import Any
 FLOAT, UINT8 = 1, 2
 
 _FACTORS = [[0.526], [1.0], [1.283], [1.529], [2.01]]
-NORMAL_INTERVAL = {"coverage": [0.5, 0.8, 0.9, 0.95, 0.99], "age": [0], "low": _FACTORS, "high": _FACTORS}
+NORMAL_INTERVAL = {
+    "coverage": [0.5, 0.8, 0.9, 0.95, 0.99],
+    "age": [0],
+    "low": _FACTORS,
+    "high": _FACTORS,
+    "usual_width": [5.1],
+}
 """What needs no calibration: the quantiles of a normal distribution, as multiples of its 10 % and 90 % ones."""
 
 

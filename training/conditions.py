@@ -8,7 +8,7 @@ from typing import get_args
 import cv2
 import numpy as np
 from agegender.answers import FaceEstimate
-from agegender.inference.ages import read_ages
+from agegender.inference.ages import certainty, read_ages
 from agegender.inference.pipeline import Pipeline
 from agegender.inference.session import OnnxSession
 from agegender.inference.variants import Variant
@@ -172,17 +172,19 @@ def measure_warnings(
     """
     worse: dict[str, list[tuple[str, set[FaceWarning], float, float]]] = {name: [] for name in CONDITIONS}
     originals: list[tuple[set[FaceWarning], float]] = []
+    scores: list[float] = []
     for number, (image, label) in enumerate(track(images, "warnings")):
         face = most_central(yunet.detect(image), image)
         if face is None:
             continue
-        first, before = _assess(image, face, session, variant, label)
+        first, before, score = _assess(image, face, session, variant, label)
         originals.append((first, before))
+        scores.append(score)
         for name, alter in CONDITIONS.items() if number % every == 0 else ():
             altered, where = alter(image, face)
             found = where or most_central(yunet.detect(altered), altered)
             if found is not None:
-                raised, after = _assess(altered, found, session, variant, label)
+                raised, after, _ = _assess(altered, found, session, variant, label)
                 worse[name].append((name, raised - first, after, before))
     errors = np.array([error for _, error in originals])
     plain = np.array([not raised for raised, _ in originals])
@@ -201,8 +203,13 @@ def measure_warnings(
         "made worse",
         "times the error before",
     )
-    less = 1 - errors[plain].mean() / errors.mean()
-    title = f"Age error of {len(errors):,} originals; {less:.1%} less without those that have a warning"
+    tenth = np.quantile(scores, 0.1)
+    by_warning = 1 - errors[plain].mean() / errors.mean()
+    by_score = 1 - errors[np.array(scores) > tenth].mean() / errors.mean()
+    title = (
+        f"Age error of {len(errors):,} originals; {by_warning:.1%} less without those that have a warning, "
+        f"{by_score:.1%} less without the tenth of lowest score, up to {tenth:.2f}"
+    )
     conditions: list[tuple[str, ...]] = [
         (
             name,
@@ -224,13 +231,14 @@ def _ratio(errors: Sequence[tuple[float, float]]) -> str:
 
 def _assess(
     image: Image, face: Face, session: OnnxSession, variant: Variant, label: Label
-) -> tuple[set[FaceWarning], float]:
-    """The warnings of a face, and years from the estimate to its label, which may be a range."""
+) -> tuple[set[FaceWarning], float, float]:
+    """The warnings of a face, years from the estimate to its label, which may be a range, and its score."""
     crop = crop_face(image, face)
     distribution, _ = session.run(crop[np.newaxis])
-    years = float(read_ages(distribution, variant.age_estimate, variant.age_interval).years[0])
-    _, raised = assess(face, crop, image)
-    return set(raised), max(0.0, label.age_low - years, years - label.age_high)
+    reading = distribution, variant.age_estimate, variant.age_interval
+    years, score = float(read_ages(*reading).years[0]), float(certainty(*reading)[0])
+    _, raised = assess(face, crop, image, score)
+    return set(raised), max(0.0, label.age_low - years, years - label.age_high), score
 
 
 def _central(pipeline: Pipeline, image: Image, model: str) -> FaceEstimate | None:

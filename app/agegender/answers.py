@@ -103,7 +103,7 @@ _PREDICTION: dict[str, Any] = {
                 "mouth_left": [510, 228],
             },
             "roll": -1.8,
-            "quality": {"size": 143, "sharpness": 0.21, "brightness": 0.48, "yaw": 4.5},
+            "quality": {"score": 1.0, "size": 143, "sharpness": 0.21, "brightness": 0.48, "yaw": 4.5},
             "warnings": [],
             "age": {"years": 31.4, "low": 26.0, "high": 37.0, "coverage": 0.8},
             "gender": {"label": "female", "probability": 0.98},

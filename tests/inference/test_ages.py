@@ -79,6 +79,7 @@ def test_the_interval_of_a_normal_distribution_is_its_own_at_every_coverage(
 
 def test_factors_are_those_of_the_estimated_age_and_of_its_side() -> None:
     table = {**NORMAL_INTERVAL, "age": [20, 40], "low": [[1, 2]] * 5, "high": [[3, 5]] * 5}
+    table["usual_width"] = [5, 5]
     interval = AgeInterval.model_validate(table)
     at = {years: read_ages(bell(years, 2), "median", interval) for years in (15, 20, 30, 40, 60)}
     plain = read_ages(bell(30, 2), "median", NORMAL)

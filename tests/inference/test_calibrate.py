@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from agegender.inference.ages import AGES, Ages, read_ages
+from agegender.inference.ages import AGES, Ages, certainty, read_ages
 from agegender.inference.calibrate import choose_estimate, fit, fit_interval, fit_temperature
 from numpy.typing import NDArray
 
@@ -39,6 +39,17 @@ def test_the_interval_holds_its_share_of_new_faces_at_every_estimated_age(covera
         assert held(ages, new_true)[group].mean() == pytest.approx(coverage, abs=0.04)
     width = ages.high - ages.low
     assert width[ages.years > 55].mean() > 2 * width[ages.years < 45].mean()
+
+
+def test_the_score_falls_where_the_interval_is_wider_than_usual_at_its_age() -> None:
+    distributions, true = faces(4000, 0, error=4, older_error=9)
+    interval = fit_interval(distributions, "median", true, true)
+    for age in (30, 65):
+        usual, wider = bells(np.array([age]), 4), bells(np.array([age]), 8)
+        assert certainty(usual, "median", interval)[0] > 0.85
+        widths = [np.ptp(read_ages(face, "median", interval)[1:]) for face in (usual, wider)]
+        expected = 10 / (10 + widths[1] - widths[0])
+        assert certainty(wider, "median", interval)[0] == pytest.approx(expected, abs=0.05)
 
 
 def test_bins_alone_calibrate_an_interval_that_holds_exact_ages() -> None:

@@ -19,7 +19,7 @@ Worse = Callable[[np.ndarray], np.ndarray]
 
 
 def assessed(image: np.ndarray, face: Face = FACE) -> tuple[Quality, list[FaceWarning]]:
-    return assess(face, crop_face(image, face), image)
+    return assess(face, crop_face(image, face), image, 1.0)
 
 
 @pytest.fixture

@@ -51,6 +51,8 @@ class AgeInterval(BaseModel):
     age: Years = Field(min_length=1)
     low: tuple[Years, ...]
     high: tuple[Years, ...]
+    usual_width: Years
+    """Median width of the interval at the default coverage, years, by estimated age."""
 
     @model_validator(mode="after")
     def _ordered(self) -> AgeInterval:
@@ -60,9 +62,11 @@ class AgeInterval(BaseModel):
             if any(b <= a for a, b in pairwise(column)):
                 raise ValueError("coverage and age must rise")
         for factors in (self.low, self.high):
-            table = [self.age, *factors]
+            table = [self.usual_width, *factors]
             if len(factors) != len(self.coverage) or any(len(row) != len(self.age) for row in table):
-                raise ValueError("low and high must have a row for each coverage and a column for each age")
+                raise ValueError(
+                    "low and high must have a row for each coverage, they and usual_width a column for each age"
+                )
             if any(a < 0 or b < a for column in zip(*factors, strict=True) for a, b in pairwise(column)):
                 raise ValueError("low and high must not be negative, nor fall with the coverage")
         return self
@@ -107,6 +111,19 @@ def read_ages(
     below = np.minimum(np.maximum(below, above / _LONGER_SIDE), years)
     above = np.clip(above, below / _LONGER_SIDE, below * _LONGER_SIDE)
     return Ages(years, years - below, np.minimum(years + above, OLDEST))
+
+
+def certainty(
+    distributions: NDArray[np.floating], estimate: AgeEstimate, interval: AgeInterval
+) -> NDArray[np.float64]:
+    """How sure a model is of the ages of `distributions` (n, 101), beside other faces of those ages: (n,), 0 to 1.
+
+    1 where the interval at the default coverage is no wider than usual, 0.5 where it is 10 years wider. Compared by
+    age, since the older a face is, the wider its interval, however good its picture.
+    """
+    years, low, high = read_ages(distributions, estimate, interval)
+    usual = np.interp(years, interval.age, interval.usual_width)
+    return np.asarray(10 / (10 + np.maximum(0, high - low - usual)))
 
 
 def distances(

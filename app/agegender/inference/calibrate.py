@@ -17,6 +17,7 @@ from agegender.inference.ages import (
     distances,
     expectation,
     quantiles,
+    read_ages,
 )
 from agegender.inference.gender import logit
 
@@ -103,14 +104,21 @@ def fit_interval(
     scores = {"low": (years[face] - age) / below[face], "high": (age - years[face]) / above[face]}
     factors: dict[str, list[list[float]]] = {"low": [], "high": []}
     for knot in _KNOTS:
-        away = np.abs(years - knot)
-        near = away[face] <= max(_REACH, np.sort(away)[:_ENOUGH][-1])
+        near = _near(years, knot)[face]
         for side, score in scores.items():
             shares = [(1 + coverage) / 2 for coverage in COVERAGES]
             ends = _weighted_quantiles(score[near], weight[near], shares)
             factors[side].append(np.maximum.accumulate(np.maximum(ends, 0)).round(3).tolist())
     low, high = (tuple(map(tuple, np.array(factors[side]).T.tolist())) for side in ("low", "high"))
-    return AgeInterval(coverage=COVERAGES, age=_KNOTS, low=low, high=high)
+    interval = AgeInterval(coverage=COVERAGES, age=_KNOTS, low=low, high=high, usual_width=(0,) * len(_KNOTS))
+    ages = read_ages(distributions, estimate, interval)
+    widths = [float(np.median((ages.high - ages.low)[_near(ages.years, knot)])) for knot in _KNOTS]
+    return interval.model_copy(update={"usual_width": tuple(round(width, 1) for width in widths)})
+
+
+def _near(years: NDArray[np.float64], knot: float) -> NDArray[np.bool_]:
+    away = np.abs(years - knot)
+    return np.asarray(away <= max(_REACH, np.sort(away)[:_ENOUGH][-1]))
 
 
 def _possible_ages(

@@ -19,7 +19,7 @@ from agegender.answers import (
     Prediction,
     Timings,
 )
-from agegender.inference.ages import AGES, DEFAULT_COVERAGE, calibrate_distributions, read_ages
+from agegender.inference.ages import AGES, DEFAULT_COVERAGE, calibrate_distributions, certainty, read_ages
 from agegender.inference.gender import temper
 from agegender.inference.session import OnnxSession
 from agegender.inference.variants import Catalogue, Variant
@@ -153,9 +153,10 @@ def _estimate(
         calibrated = calibrate_distributions(age, variant.age_estimate, variant.age_interval)
         distributions = list(map(_rounded, calibrated))
     male_probability = temper(male, variant.gender_temperature)
+    scores = certainty(age, variant.age_estimate, variant.age_interval)
     qualities = [
-        (None, []) if face.confidence is None else assess(face, crop, image)
-        for face, crop in zip(faces, crops, strict=True)
+        (None, []) if face.confidence is None else assess(face, crop, image, float(score))
+        for face, crop, score in zip(faces, crops, scores, strict=True)
     ]
     return [
         FaceEstimate(

@@ -39,6 +39,8 @@ class Box:
 class Quality:
     """How good the picture of a face is."""
 
+    score: float
+    """0 to 1: how sure the model is of the age beside other faces of that age; below 0.6 for one face in ten."""
     size: int
     """Shorter side of the bounding box, pixels."""
     sharpness: float

@@ -35,8 +35,10 @@ _NOSE = 0.5
 _GRID = np.add.outer(1j * np.arange(4, CROP_SIZE, 8), np.arange(4, CROP_SIZE, 8))
 
 
-def assess(face: Face, crop: NDArray[np.uint8], image: Image) -> tuple[Quality, list[FaceWarning]]:
-    """The quality of a face in `image`, given its crop (128, 128, 3) RGB, and the warnings."""
+def assess(
+    face: Face, crop: NDArray[np.uint8], image: Image, score: float
+) -> tuple[Quality, list[FaceWarning]]:
+    """The quality of a face in `image`, given its crop (128, 128, 3) RGB and the score, and the warnings."""
     grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
     brightness, contrast = (float(value[0, 0]) for value in cv2.meanStdDev(grey[_FACE]))
     # Of the two directions the less sharp one: a shaken camera blurs in one.
@@ -45,6 +47,7 @@ def assess(face: Face, crop: NDArray[np.uint8], image: Image) -> tuple[Quality, 
         for kernel in ((5, 1), (1, 5))
     )
     quality = Quality(
+        score=round(score, 3),
         size=min(face.box.width, face.box.height),
         sharpness=round(detail / max(contrast, 1.0), 3),
         brightness=round(brightness / 255, 3),
