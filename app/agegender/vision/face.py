@@ -40,7 +40,7 @@ class Quality:
     """How good the picture of a face is."""
 
     score: float
-    """0 to 1: how sure the model is of the age beside other faces of that age; below 0.6 for one face in ten."""
+    """0 to 1: how sure the model is of the age beside other faces of that age."""
     size: int
     """Shorter side of the bounding box, pixels."""
     sharpness: float
