@@ -33,6 +33,13 @@ ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "models"
 
 
+def on_config(config: MkDocsConfig) -> None:
+    """Put the model cards into the menu."""
+    (models,) = (part["Models"] for part in config.nav or [] if "Models" in part)
+    for card in sorted(MODELS.glob("*.md")):
+        models.append({f"Model card: {card.stem.removeprefix('age_gender_')}": f"models/{card.name}"})
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files from elsewhere: the model cards with their plots, CONTRIBUTING and the like, the page's icon."""
     added = {str(path.relative_to(ROOT)): path for path in (*MODELS.glob("*.md"), *MODELS.glob("*/*.png"))}

@@ -60,8 +60,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = _App(
         title="Age and gender",
         summary="Age and gender of the faces in a photograph",
-        description="The models that come with it are for non-commercial research only: `GET /models` says the licence "
-        "of each.",
+        description="The models have licences of their own, some for non-commercial research only: `GET /models` says "
+        "which.",
         version=version("agegender"),
         lifespan=lifespan,
         docs_url=None,
