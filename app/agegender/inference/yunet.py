@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agegender.inference import detector_file, runtime
-from agegender.vision.detect import Found
+from agegender.inference.yunet_network import with_joined_heads
+from agegender.vision.detect import Floats, Found
 from agegender.vision.face import Detail, Face
 from agegender.vision.image import Image
 from agegender.vision.turns import find_at_turns
@@ -23,11 +24,6 @@ _MIN_CONFIDENCE = 0.6
 _MAX_OVERLAP = 0.3  # intersection over union, above which only the more confident of two boxes is kept
 _MOST_BOXES = 5000
 _STRIDES = (8, 16, 32)  # pixels a side of the cells of each output
-
-# The published file declares an input of 640 x 640, though its network takes any size. These bytes of the declared
-# shape, `dim_value: 640` in the words of onnx.proto, become `dim_param: "h"` and `dim_param: "w"`.
-_FIXED_SIDE = b"\x0a\x03\x08\x80\x05"
-_FREE_SIDES = (b"\x0a\x03\x12\x01h", b"\x0a\x03\x12\x01w")
 
 
 class YuNet:
@@ -39,10 +35,7 @@ class YuNet:
     name: Literal["yunet"] = "yunet"
 
     def __init__(self, model_path: Path) -> None:
-        model = model_path.read_bytes()
-        for free in _FREE_SIDES:
-            model = model.replace(_FIXED_SIDE, free, 1)
-        self._session = runtime.load(model)
+        self._session = runtime.load(with_joined_heads(model_path.read_bytes()))
 
     @classmethod
     def installed(cls, path: Path | None = None) -> YuNet | None:
@@ -60,29 +53,35 @@ class YuNet:
     def find(self, image: Image, threshold: float) -> Found:
         """Faces in `image` (height, width, 3) BGR as it is, as `cv2.FaceDetectorYN` finds them."""
         planes = _planes(image)
-        outputs = self._session.run(None, {"input": planes})
-        corners, sizes, landmarks, confidences = [], [], [], []
-        for level, stride in enumerate(_STRIDES):
-            face, thing, box, points = (output[0] for output in outputs[level :: len(_STRIDES)])
-            confidence = np.sqrt(face * thing)[:, 0]
-            sure = np.flatnonzero(confidence >= threshold)
-            cell = np.stack(np.divmod(sure, planes.shape[3] // stride)[::-1], axis=1)
-            size = np.exp(box[sure, 2:]) * stride
-            corners.append((cell + box[sure, :2]) * stride - size / 2)
-            sizes.append(size)
-            landmarks.append((cell[:, np.newaxis] + points[sure].reshape(-1, 5, 2)) * stride)
-            confidences.append(confidence[sure])
-        corner, size, confidence = map(np.concatenate, (corners, sizes, confidences))
+        (face, thing), places = self._session.run(None, {"input": planes})
+        confidences = np.sqrt(face * thing)
+        cells = np.flatnonzero(confidences >= threshold)
+        corners, strides = _cells_at(cells, *planes.shape[2:])
+        places = places[:, cells].T
+        found = Found(
+            (corners + places[:, :2]) * strides,
+            np.exp(places[:, 2:4]) * strides,
+            # From the edge of the first pixel, where the network's count from its centre.
+            (corners[:, np.newaxis] + places[:, 4:].reshape(-1, 5, 2)) * strides[:, np.newaxis] + 0.5,
+            confidences[cells],
+        )
         kept = cv2.dnn.NMSBoxes(
-            np.hstack([corner, size]).astype(np.int32).tolist(),
-            confidence.tolist(),
+            np.hstack([found.centres - found.sizes / 2, found.sizes]).astype(np.int32).tolist(),
+            found.confidences.tolist(),
             threshold,
             _MAX_OVERLAP,
             top_k=_MOST_BOXES,
         )
-        # Landmarks count from the centre of the first pixel.
-        found = Found(corner + size / 2, size, np.concatenate(landmarks) + 0.5, confidence)
         return found.pick(np.asarray(kept, np.intp))
+
+
+def _cells_at(cells: NDArray[np.intp], height: int, width: int) -> tuple[Floats, Floats]:
+    """Column and row (n, 2) and stride (n, 1) of cells in an image of that size, numbered through all strides."""
+    strides = np.array(_STRIDES)
+    counts = (height // strides) * (width // strides)
+    level = np.searchsorted(counts.cumsum(), cells, side="right")
+    rows, columns = np.divmod(cells - (counts.cumsum() - counts)[level], (width // strides)[level])
+    return np.stack([columns, rows], axis=1).astype(np.float64), strides[level, np.newaxis].astype(np.float64)
 
 
 def _planes(image: Image) -> NDArray[np.float32]:
