@@ -134,7 +134,7 @@ COPY --from=serve-dependencies /opt/agegender /opt/agegender
 COPY --from=yunet /cache /opt/agegender/cache
 COPY --from=project /project /opt/agegender
 # Make the byte code now: on a read-only root file system every start would compile it again.
-RUN python3 -c 'import agegender.cli.commands, agegender.cli.doctor, agegender.cli.files, agegender.cli.output, agegender.server, uvicorn.loops.uvloop'
+RUN python3 -c 'import agegender.cli.audit, agegender.cli.commands, agegender.cli.doctor, agegender.cli.files, agegender.cli.output, agegender.server, uvicorn.loops.uvloop'
 COPY --from=models /models /models/
 COPY docker/healthcheck.py /opt/agegender/
 ENV AGEGENDER_HOST=0.0.0.0 \

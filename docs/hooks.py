@@ -91,7 +91,7 @@ def settings() -> str:
 
 def file(path: str) -> str:
     """A file of the project, as it is."""
-    language = {".mjs": "js", ".py": "python", ".sh": "sh"}[Path(path).suffix]
+    language = {".csv": "text", ".mjs": "js", ".py": "python", ".sh": "sh"}[Path(path).suffix]
     return f"```{language}\n{(ROOT / path).read_text()}```"
 
 

@@ -85,7 +85,7 @@ def test_every_metric_and_every_alert_is_explained(site: Path, server: Server) -
 def test_every_command_is_described(site: Path) -> None:
     shown = text(site / "command-line.html")
     for program, commands in (
-        ("agegender", ("serve", "predict", "score", "models", "fetch-detector", "doctor")),
+        ("agegender", ("serve", "predict", "score", "audit", "models", "fetch-detector", "doctor")),
         ("python -m training", ("prepare", "make", "calibrate", "evaluate", "evaluate-service", "compare")),
     ):
         for command in commands:

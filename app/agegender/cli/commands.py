@@ -1,4 +1,4 @@
-"""The command line: serve, predict, score, models, fetch-detector, doctor."""
+"""The command line: serve, predict, score, audit, models, fetch-detector, doctor."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from importlib import metadata
+from importlib.util import find_spec
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -51,20 +53,23 @@ MANY = 10
 """With at least that many files, a terminal shows a progress bar."""
 
 
-def _takes_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` an option for each field of `PredictQuery`; it gets all of them as `options`."""
+def _takes_options(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each field of `PredictQuery` but those; it gets all of them as `options`."""
+    fields = {name: field for name, field in PredictQuery.model_fields.items() if name not in left_out}
 
-    @functools.wraps(command)
-    def with_options(**arguments: Any) -> None:
-        options = {name: arguments.pop(name) for name in PredictQuery.model_fields}
-        command(**arguments, options=options)
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_options(**arguments: Any) -> None:
+            command(options={name: arguments.pop(name) for name in fields}, **arguments)
 
-    parameters = []
-    for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        parameters += _OPTIONS if parameter.name == "options" else [parameter]
-    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return with_options
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            parameters += starmap(_option, fields.items()) if parameter.name == "options" else [parameter]
+        with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return with_options
+
+    return decorate
 
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -82,9 +87,6 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
         default=field.default,
         annotation=Annotated[field.annotation, option],
     )
-
-
-_OPTIONS = [_option(name, field) for name, field in PredictQuery.model_fields.items()]
 
 
 def _print_version(wanted: bool) -> None:
@@ -150,7 +152,7 @@ def serve(context: typer.Context) -> None:
 
 
 @app.command()
-@_takes_options
+@_takes_options()
 def predict(
     images: Annotated[
         list[str],
@@ -232,7 +234,7 @@ def predict(
 
 
 @app.command()
-@_takes_options
+@_takes_options()
 def score(
     sources: Annotated[
         list[str],
@@ -300,6 +302,66 @@ def score(
         highlight=False,
         soft_wrap=True,
     )
+
+
+@app.command()
+@_takes_options("max_faces", "distribution")
+def audit(
+    photographs: Annotated[
+        Path,
+        typer.Argument(metavar="PHOTOS", help="Folder that file names are relative to.", show_default=False),
+    ],
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LABELS",
+            help="CSV table with the columns file, age (a number, or a range such as 20-29) and gender (male, female); "
+            "any other column divides the faces into groups.",
+            show_default=False,
+        ),
+    ],
+    options: Options,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the figures into this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw them into this PNG file.")] = None,
+    recalibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write the model into this folder, calibrated on these faces, for AGEGENDER_MODELS.",
+        ),
+    ] = None,
+) -> None:
+    """Measure a model on labelled photographs of your own: errors with 95 % intervals, overall and by group."""
+    from agegender.audit import AuditError, read_labels
+    from agegender.cli.audit import Reader, examine, write_recalibrated
+    from agegender.cli.files import CANNOT_GO_ON
+
+    if plot is not None and find_spec("matplotlib") is None:
+        _fail("matplotlib is not installed: add the extra audit, as in `pip install '.[audit]'`.")
+    if recalibrate is not None and recalibrate.exists():
+        _fail(f"{recalibrate} is there already: name a new folder for the model.")
+    settings, query = _settings(), PredictQuery(**options)
+    try:
+        rows = read_labels(labels)
+        reader = Reader(settings, query)
+        with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+            outcomes = reader.read_all(photographs, rows)
+            read = list(progress.track(outcomes, total=len(rows), description="photographs"))
+        faces, report = examine(rows, read, reader.model.variant, query.coverage)
+        for name, why in report.unreadable.items():
+            err.print(f"{name}: {why}", markup=False)
+        report.print(out)
+        if as_json is not None:
+            report.write_json(as_json)
+        if plot is not None:
+            report.plot(plot)
+        if recalibrate is not None:
+            write_recalibrated(reader.model, settings.models, faces, recalibrate)
+            out.print(
+                f"calibrated: serve it by AGEGENDER_MODELS={recalibrate}", highlight=False, soft_wrap=True
+            )
+    except (AuditError, *CANNOT_GO_ON) as error:
+        _fail(error)
 
 
 @app.command()

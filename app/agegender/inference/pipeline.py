@@ -73,7 +73,7 @@ class Pipeline:
         """
         begun = time.perf_counter()
         session, variant = self._catalogue[model].session, self._catalogue[model].variant
-        finder = self._detector(detector)
+        finder = self.detector(detector)
 
         image = (
             photograph if isinstance(photograph, np.ndarray) else decode(photograph, self._max_image_memory)
@@ -117,7 +117,8 @@ class Pipeline:
         """Made when it is first needed: beside YuNet it seldom is, and takes some 10 MB."""
         return Haar()
 
-    def _detector(self, choice: DetectorChoice) -> YuNet | Haar | None:
+    def detector(self, choice: DetectorChoice) -> YuNet | Haar | None:
+        """The detector of that name; None for `none`. Raises DetectorUnavailable or CascadeMissing."""
         match choice:
             case "none":
                 return None

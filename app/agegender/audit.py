@@ -1,0 +1,229 @@
+"""Measure a model on labelled faces, overall and by group, with bootstrap intervals; and calibrate it on them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agegender.inference.ages import read_ages
+from agegender.inference.calibrate import choose_estimate, fit_interval, fit_temperature
+from agegender.inference.gender import temper
+from agegender.inference.metadata import Variant
+
+Floats = NDArray[np.float64]
+
+MEASURES = {
+    "age_mae": "age error",
+    "age_bias": "age bias",
+    "age_within_5": "within 5 years",
+    "gender_accuracy": "gender right",
+    "interval_coverage": "interval holds",
+}
+"""What is measured, and what it is called in a table."""
+
+MOST_GROUPS = 30
+"""A column with more values than that, such as names or dates, does not divide faces into groups."""
+
+ENOUGH = 100
+"""Faces with a label that a calibration needs at least."""
+
+_OLDEST = 120
+_BOOTSTRAP_SAMPLES = 1000
+_GENDERS = {"male": True, "m": True, "female": False, "f": False, "": None}
+
+
+class AuditError(Exception):
+    """The table of labels, or what it says, cannot be used; str(e) is a sentence that says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A row of the table: what is known of the face in a file."""
+
+    file: str
+    age: tuple[float, float] | None
+    """First and last year that it may be; the same where the age is known."""
+    male: bool | None
+    groups: dict[str, str]
+
+
+def read_labels(path: Path) -> list[Label]:
+    """Read a table with the columns `file`, `age` or `gender`, and any others. Raises AuditError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise AuditError(f"{path} cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise AuditError(f"{path} is no table of text: save it as CSV in UTF-8.") from error
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+    columns = {name.lower(): name for name in reader.fieldnames if name}
+    if "file" not in columns or not columns.keys() & {"age", "gender"}:
+        raise AuditError(
+            f"{path} needs a column `file`, and `age` or `gender` or both; it has: {', '.join(columns.values())}."
+        )
+    others = [name for lower, name in columns.items() if lower not in ("file", "age", "gender")]
+    labels = []
+    for row in reader:
+        cells = {name: (row[name] or "").strip() for name in columns.values()}
+        try:
+            age, male = (
+                _age(cells.get(columns.get("age", ""), "")),
+                _male(cells.get(columns.get("gender", ""), "")),
+            )
+        except ValueError as error:
+            raise AuditError(f"{path}, line {reader.line_num}: {error}.") from error
+        groups = {"gender": {True: "male", False: "female", None: ""}[male]}
+        labels.append(
+            Label(cells[columns["file"]], age, male, groups | {name: cells[name] for name in others})
+        )
+    if not labels:
+        raise AuditError(f"{path} has a heading and no rows.")
+    return labels
+
+
+def _age(text: str) -> tuple[float, float] | None:
+    if not text:
+        return None
+    number = r"(\d+(?:\.\d+)?)"
+    if found := re.fullmatch(rf"{number}(?:\s*[-\u2013]\s*{number})?", text):
+        low, high = float(found[1]), float(found[2] or found[1])
+    elif found := re.fullmatch(rf"more than {number}|{number}\+", text):
+        low, high = float(found[1] or found[2]), _OLDEST
+    else:
+        raise ValueError(f"the age {text!r} is neither a number nor a range such as 20-29 or 70+, nor empty")
+    if not low <= high <= _OLDEST:
+        raise ValueError(f"the age {text!r} is none that a person has")
+    return low, high
+
+
+def _male(text: str) -> bool | None:
+    try:
+        return _GENDERS[text.lower()]
+    except KeyError:
+        raise ValueError(f"the gender {text!r} is neither male (m) nor female (f), nor empty") from None
+
+
+@dataclass(frozen=True)
+class Faces:
+    """What a model itself says of n faces, uncalibrated, beside their labels."""
+
+    labels: Sequence[Label]
+    distribution: NDArray[np.floating]
+    """(n, 101) probabilities of the ages."""
+    male_probability: NDArray[np.floating]
+
+    @property
+    def age(self) -> Floats:
+        """First and last year that each may be, (n, 2); NaN where no age is known."""
+        return np.array([label.age or (np.nan, np.nan) for label in self.labels])
+
+    @property
+    def male(self) -> Floats:
+        """1 for male, 0 for female, NaN where that is not known, (n,)."""
+        return np.array([np.nan if label.male is None else label.male for label in self.labels])
+
+    def outcomes(self, variant: Variant, coverage: float) -> dict[str, Floats]:
+        """The value of each measure for each face (n,); NaN where the label is not known.
+
+        Of a range of ages, the error is the distance to it, and the interval holds it where the two meet.
+        """
+        (first, last), male = self.age.T, self.male
+        ages = read_ages(self.distribution, variant.age_estimate, variant.age_interval, coverage)
+        error = np.maximum(ages.years - last, 0) + np.minimum(ages.years - first, 0)
+        is_male = temper(self.male_probability, variant.gender_temperature) >= 0.5
+        holds = (ages.low <= last) & (first <= ages.high)
+        return {
+            "age_mae": np.abs(error),
+            "age_bias": error,
+            "age_within_5": np.where(np.isnan(error), np.nan, np.abs(error) <= 5),
+            "gender_accuracy": np.where(np.isnan(male), np.nan, is_male == male),
+            "interval_coverage": np.where(np.isnan(error), np.nan, holds),
+        }
+
+    def recalibrated(self, variant: Variant) -> Variant:
+        """The variant with age interval and gender temperature fitted to these faces. Raises AuditError."""
+        (first, last), male = self.age.T, self.male
+        aged, gendered = ~np.isnan(first), ~np.isnan(male)
+        changes: dict[str, Any] = {}
+        if aged.sum() >= ENOUGH:
+            bounds = np.rint(first[aged]).astype(np.int64), np.rint(last[aged]).astype(np.int64)
+            estimate = choose_estimate(self.distribution[aged], *bounds)
+            interval = fit_interval(self.distribution[aged], estimate, *bounds)
+            changes |= {"age_estimate": estimate, "age_interval": interval}
+        if gendered.sum() >= ENOUGH:
+            temperature = fit_temperature(self.male_probability[gendered], male[gendered] == 1)
+            changes["gender_temperature"] = temperature
+        if not changes:
+            raise AuditError(
+                f"A calibration needs at least {ENOUGH} faces with an age or with a gender; these are {aged.sum()} "
+                f"and {gendered.sum()}."
+            )
+        about = f"{variant.description} Calibrated on {len(self.labels):,} other faces by `agegender audit`."
+        return variant.model_copy(update={**changes, "description": about})
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """The mean of `n` faces and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The faces with one value in a column, or all (no column); a measure for which none has a label is left out."""
+
+    column: str | None
+    value: str
+    faces: int
+    figures: dict[str, Figure]
+
+
+def measure(faces: Faces, variant: Variant, coverage: float) -> tuple[list[Group], list[str]]:
+    """Every measure for all faces and for each group; and the columns that have too many values."""
+    outcomes = faces.outcomes(variant, coverage)
+    everyone = np.ones(len(faces.labels), bool)
+    groups, left_out = [_group(None, "all", everyone, outcomes)], []
+    for column in faces.labels[0].groups:
+        cells = np.array([label.groups[column] for label in faces.labels])
+        values = sorted(set(cells) - {""}, key=_by_number)
+        if len(values) > MOST_GROUPS:
+            left_out.append(column)
+        else:
+            groups += [_group(column, value, cells == value, outcomes) for value in values]
+    return groups, left_out
+
+
+def _by_number(text: str) -> list[str | int]:
+    """A key that sorts 3-9 before 20-29."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
+
+
+def _group(column: str | None, value: str, members: NDArray[np.bool_], outcomes: dict[str, Floats]) -> Group:
+    figures = {}
+    for name, values in outcomes.items():
+        known = values[members & ~np.isnan(values)]
+        if len(known):
+            figures[name] = _figure(known)
+    return Group(column, value, int(members.sum()), figures)
+
+
+def _figure(values: Floats) -> Figure:
+    """The mean with its percentile-bootstrap interval (Efron 1979)."""
+    random, n = np.random.default_rng(0), len(values)
+    means = [values[random.integers(0, n, n)].mean() for _ in range(_BOOTSTRAP_SAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Figure(float(values.mean()), float(low), float(high), n)

@@ -1,0 +1,226 @@
+"""Run a model on somebody's own photographs for `agegender audit`, and print, draw and write what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column
+
+from agegender.audit import MEASURES, AuditError, Faces, Figure, Group, Label, measure
+from agegender.cli.output import plain_table
+from agegender.cores import available_cores
+from agegender.inference.metadata import Variant
+from agegender.inference.pipeline import Pipeline
+from agegender.inference.variants import Model, load_catalogue
+from agegender.inference.yunet import YuNet
+from agegender.inputs import PredictQuery
+from agegender.settings import Settings
+from agegender.vision.align import crop_face, crop_whole
+from agegender.vision.decode import ImageTooLarge, ImageUnreadable, decode
+
+
+class Read(NamedTuple):
+    """What the model says of the largest face in a photograph that has `found` of them."""
+
+    found: int
+    distribution: NDArray[np.float32]
+    male_probability: float
+
+
+class Reader:
+    """Finds the largest face in photographs and runs a model on it. Threads may share it.
+
+    Raises ModelsInvalid, UnknownModel or DetectorFileError.
+    """
+
+    def __init__(self, settings: Settings, query: PredictQuery) -> None:
+        self._settings, self._query = settings, query
+        self._catalogue = load_catalogue(settings.models)
+        default = self._catalogue.default(settings.default_model)
+        self.model: Model = self._catalogue[default if query.model is None else query.model]
+        self._yunet = YuNet.installed(settings.yunet_path)
+        self._of_thread = threading.local()
+
+    def read_all(self, folder: Path, labels: Sequence[Label]) -> Iterator[Read | str | None]:
+        """What each file shows, in order: None where no face is found, a sentence where it cannot be read.
+
+        Raises CascadeMissing or DetectorUnavailable.
+        """
+        with ThreadPoolExecutor(available_cores()) as threads:
+            yield from threads.map(lambda label: self._read(folder / label.file), labels)
+
+    def _read(self, path: Path) -> Read | str | None:
+        try:
+            image = decode(path.read_bytes(), self._settings.max_image_memory)
+        except OSError as error:
+            return f"The file cannot be read ({error.strerror})."
+        except (ImageUnreadable, ImageTooLarge) as error:
+            return str(error)
+        finder = self._pipeline().detector(self._query.detector)
+        faces = finder and finder.detect(image, self._query.min_confidence, self._query.detail)
+        if faces == []:
+            return None
+        crop = crop_face(image, faces[0]) if faces else crop_whole(image)
+        age, male = self.model.session.run(crop[np.newaxis])
+        return Read(len(faces or [crop]), age[0], float(male[0]))
+
+    def _pipeline(self) -> Pipeline:
+        if not hasattr(self._of_thread, "pipeline"):
+            self._of_thread.pipeline = Pipeline(self._catalogue, yunet=self._yunet)
+        pipeline: Pipeline = self._of_thread.pipeline
+        return pipeline
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that an audit found."""
+
+    model: str
+    coverage: float
+    photographs: int
+    faces: int
+    several_faces: int
+    """Photographs with more than one face, of which the largest was measured."""
+    without_face: list[str]
+    unreadable: dict[str, str]
+    """What is wrong with each file."""
+    columns_left_out: list[str]
+    groups: list[Group]
+
+    def write_json(self, path: Path) -> None:
+        """Write it, each group with its figures. Raises AuditError."""
+        _write(path, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    def print(self, out: Console) -> None:
+        """Print the figures of all faces and of each group, with the ends of their intervals below them."""
+        out.print(
+            f"{self.model}: {self.faces:,} faces in {self.photographs:,} photographs, {len(self.without_face):,} "
+            f"without a face, {len(self.unreadable):,} unreadable, {self.several_faces:,} with several faces, of which "
+            "the largest counts",
+            highlight=False,
+        )
+        if self.columns_left_out:
+            out.print(f"too many values for groups: {', '.join(map(escape, self.columns_left_out))}")
+        titles = (title.replace(" ", "\n", 1) for title in MEASURES.values())
+        table = plain_table(
+            Column("", overflow="fold"),
+            *(Column(title, justify="right", no_wrap=True) for title in ("faces", *titles)),
+        )
+        column = None
+        for group in self.groups:
+            if group.column != column:
+                column = group.column
+                table.add_row(f"[bold]{escape(str(column))}[/]")
+            cells = [_cell(name, group.figures.get(name)) for name in MEASURES]
+            table.add_row(escape(group.value), f"{group.faces:,}", *cells)
+        out.print(table)
+        out.print(
+            f"Age error and bias are in years; the interval is to hold {self.coverage:.0%} of the ages. Below each "
+            "figure is its 95 % bootstrap interval.",
+            style="dim",
+            highlight=False,
+        )
+
+    def plot(self, path: Path) -> None:
+        """Draw the figures of each group with their intervals, as PNG. Raises AuditError."""
+        from matplotlib.figure import Figure as Drawing
+        from matplotlib.ticker import PercentFormatter
+
+        drawing = Drawing((2.3 * len(MEASURES) + 1.5, 0.3 * len(self.groups) + 1.5), layout="constrained")
+        axes = drawing.subplots(1, len(MEASURES), sharey=True)
+        for (name, title), axis in zip(MEASURES.items(), axes, strict=True):
+            for row, group in enumerate(self.groups):
+                if figure := group.figures.get(name):
+                    axis.plot([figure.low, figure.high], [row, row], color="#2b6cb0", linewidth=2)
+                    axis.plot(figure.value, row, "o", color="#2b6cb0")
+            wanted = {"age_bias": 0.0, "interval_coverage": self.coverage}.get(name)
+            if wanted is not None:
+                axis.axvline(wanted, color="#dd6b20", linewidth=1, linestyle="--")
+            if not _in_years(name):
+                axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axis.set_title(title + (", years" if _in_years(name) else ""), fontsize=10)
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+        rows = [
+            f"{group.column + ': ' if group.column else ''}{group.value} ({group.faces:,})"
+            for group in self.groups
+        ]
+        axes[0].set_yticks(range(len(rows)), rows)
+        axes[0].set_ylim(len(rows) - 0.5, -0.5)
+        drawing.suptitle(f"{self.model}: means with 95 % bootstrap intervals", fontsize=11)
+        try:
+            drawing.savefig(path, dpi=120, format="png")
+        except OSError as error:
+            raise AuditError(f"{path} cannot be written ({error.strerror}).") from error
+
+
+def examine(
+    labels: Sequence[Label], read: Sequence[Read | str | None], variant: Variant, coverage: float
+) -> tuple[Faces, Report]:
+    """What was read of the photographs, measured. Raises AuditError where no face is among it."""
+    shown = [(label, each) for label, each in zip(labels, read, strict=True) if isinstance(each, Read)]
+    if not shown:
+        raise AuditError(f"None of the {len(labels):,} photographs shows a face.")
+    faces = Faces(
+        [label for label, _ in shown],
+        np.stack([each.distribution for _, each in shown]),
+        np.array([each.male_probability for _, each in shown]),
+    )
+    groups, left_out = measure(faces, variant, coverage)
+    return faces, Report(
+        model=variant.id,
+        coverage=coverage,
+        photographs=len(labels),
+        faces=len(shown),
+        several_faces=sum(each.found > 1 for _, each in shown),
+        without_face=[label.file for label, each in zip(labels, read, strict=True) if each is None],
+        unreadable={
+            label.file: each for label, each in zip(labels, read, strict=True) if isinstance(each, str)
+        },
+        columns_left_out=left_out,
+        groups=groups,
+    )
+
+
+def write_recalibrated(model: Model, models: Path, faces: Faces, folder: Path) -> None:
+    """Write ID.json, calibrated on these faces, into a new `folder`, with a copy of ID.onnx. Raises AuditError."""
+    variant = faces.recalibrated(model.variant)
+    try:
+        folder.mkdir(parents=True)
+        shutil.copyfile(models / f"{variant.id}.onnx", folder / f"{variant.id}.onnx")
+    except OSError as error:
+        raise AuditError(f"{folder} cannot be written ({error.strerror}).") from error
+    _write(folder / f"{variant.id}.json", variant.model_dump_json(indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise AuditError(f"{path} cannot be written ({error.strerror}).") from error
+
+
+def _in_years(measure: str) -> bool:
+    return measure in ("age_mae", "age_bias")
+
+
+def _cell(measure: str, figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    if measure == "age_bias":
+        return f"{figure.value:+.1f}\n[dim]{figure.low:+.1f} {figure.high:+.1f}[/]"
+    if measure == "age_mae":
+        return f"{figure.value:.1f}\n[dim]{figure.low:.1f}-{figure.high:.1f}[/]"
+    return f"{figure.value:.1%}\n[dim]{100 * figure.low:.0f}-{figure.high:.0%}[/]"
