@@ -27,8 +27,14 @@ test-docker: $(VENV)/.dev ## Build the images and test them, where a Docker engi
 
 # Ray takes much room: it has an environment of its own. Its warnings are its own, too.
 test-scale: ## Test what runs on Ray, on a cluster of two nodes on this machine
-	$(MAKE) VENV=$(VENV)-scale $(VENV)-scale/.scale
+	$(MAKE) VENV=$(VENV)-scale $(VENV)-scale/.scale $(VENV)-scale/moto/.installed
 	timeout 300 $(VENV)-scale/bin/python -m pytest -W ignore tests/scale
+
+serve-ray: ## Run the service on Ray Serve on http://127.0.0.1:8000: see docs/scale.md
+	$(MAKE) VENV=$(VENV)-scale $(VENV)-scale/.scale
+	-$(VENV)-scale/bin/agegender fetch-detector
+	RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=agegender.scale.serving:proxy_middlewares \
+	  $(VENV)-scale/bin/serve run agegender.scale.serving:app
 
 bench: $(VENV)/.dev ## Measure speed and memory: see benchmarks/README.md
 	$(BIN)/python -m benchmarks
@@ -116,9 +122,10 @@ $(VENV)/.fuzz: requirements/fuzz.txt $(VENV)/.dev
 	$(PIP) --require-hashes -r requirements/fuzz.txt
 	@touch $@
 
-$(VENV)/audit/.installed: requirements/audit.txt | $(BIN)/python
-	$(BIN)/python -m venv --clear $(VENV)/audit
-	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+# pip-audit, and moto, which stands in for S3, ask for other versions of packages than ours.
+$(VENV)/%/.installed: requirements/%.txt | $(BIN)/python
+	$(BIN)/python -m venv --clear $(VENV)/$*
+	$(VENV)/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 # Needs uv. Pinned versions stay unless UPGRADE=--upgrade; no file records where packages come from.
@@ -133,6 +140,7 @@ lock:
 	echo 'hatchling>=1.27' | $(LOCK) - -c requirements/train.txt -o requirements/build.txt
 	echo 'atheris>=3,<3.1' | $(LOCK) - -o requirements/fuzz.txt
 	echo 'pip-audit>=2.9' | $(LOCK) - -o requirements/audit.txt
+	printf 'flask\nflask-cors\nmoto[s3]>=5\n' | $(LOCK) - -o requirements/moto.txt
 
 clean:
 	rm -rf $(VENV) $(VENV)-scale site dist

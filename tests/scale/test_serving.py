@@ -48,6 +48,12 @@ def client(url: str) -> Iterator[httpx.Client]:
 JPEG = {"Content-Type": "image/jpeg"}
 
 
+def test_before_the_service_is_there_callers_are_told_to_come_again(cluster: Any) -> None:
+    answer = httpx.get(f"{cluster.url}/models", trust_env=False)
+    check_problem(answer, 503, "starting", "/models")
+    assert int(answer.headers["retry-after"]) >= 1
+
+
 def test_answers_are_those_of_the_service(client: httpx.Client) -> None:
     answer = client.post("/predict", content=ASTRONAUT.read_bytes(), headers={**JPEG, "X-Request-ID": "mine"})
     assert answer.status_code == 200

@@ -6,25 +6,23 @@ appears whole or not at all, so that a run that was killed goes on where it was.
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 import os
-import shutil
 import signal
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import cache, partial
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.fs import FileSelector, FileType, LocalFileSystem
+from pyarrow.fs import FileSelector, FileType
 
 from agegender import table
 from agegender.answers import Prediction
@@ -63,9 +61,8 @@ class Results:
         try:
             if asked is not None and self._files.get_file_info(path).type == FileType.NotFound:
                 self._files.create_dir(self._folder)
-                with tempfile.TemporaryFile() as content:
-                    _write_plan(content, asked, planned)
-                    self._store(_PLAN, content)
+                with self._new_file(_PLAN) as file:
+                    _write_plan(file, asked, planned)
             self._plan = pq.ParquetFile(self._files.open_input_file(path))
             found = self._files.get_file_info(FileSelector(self._folder))
         except OSError as error:
@@ -92,31 +89,27 @@ class Results:
 
     def write(self, shard: int, rows: list[dict[str, Any]]) -> None:
         """Store the rows of a shard, which then is done. Raises ScoreError."""
-        content = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), content)
         try:
-            self._store(_name(shard), content)
+            with self._new_file(_name(shard)) as file:
+                pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file)
         except OSError as error:
-            raise ScoreError(f"The results cannot be written into {self._folder} ({error}).") from error
+            raise ScoreError(f"The results cannot be written into {self.folder} ({error}).") from error
 
-    def _store(self, name: str, content: IO[bytes]) -> None:
-        """Write a file that is seen when it is whole: in a bucket anyway, on a disk by its name."""
-        local = isinstance(self._files, LocalFileSystem)
-        written = f"{self._folder}/.{name}" if local else f"{self._folder}/{name}"
-        content.seek(0)
-        with self._files.open_output_stream(written) as sink:
-            shutil.copyfileobj(content, sink)
-        if local:
-            self._files.move(written, f"{self._folder}/{name}")
+    @contextmanager
+    def _new_file(self, name: str) -> Iterator[pa.NativeFile]:
+        """A file that gets its name when it is whole: PyArrow also keeps what an interruption cut short."""
+        with self._files.open_output_stream(f"{self._folder}/.{name}") as file:
+            yield file
+        self._files.move(f"{self._folder}/.{name}", f"{self._folder}/{name}")
 
 
 def _name(shard: int) -> str:
     return f"part-{shard:07}.parquet"
 
 
-def _write_plan(sink: IO[bytes], asked: dict[str, Any], planned: Callable[[int], None]) -> None:
+def _write_plan(file: pa.NativeFile, asked: dict[str, Any], planned: Callable[[int], None]) -> None:
     images = 0
-    with pq.ParquetWriter(sink, _PLAN_SCHEMA) as writer:
+    with pq.ParquetWriter(file, _PLAN_SCHEMA) as writer:
         for parts in plan(list(map(open_source, asked["sources"])), asked["column"]):
             writer.write_table(pa.Table.from_pylist([part._asdict() for part in parts], _PLAN_SCHEMA))
             images += sum(part.images for part in parts)

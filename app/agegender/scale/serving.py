@@ -36,8 +36,9 @@ TOO_LARGE = replace(
 REPLICA_LOST = problems.Kind(
     "replica-lost", 503, "Replica lost", "The replica that had this request has failed: send it again."
 )
-_OF_SERVE = {404: problems.NOT_FOUND, 408: problems.QUEUE_TIMEOUT, 503: problems.OVERLOADED}
-"""What Serve means by a status; any other failure of its own is a lost replica."""
+STARTING = problems.Kind("starting", 503, "Starting", "The service is starting: try again in a few seconds.")
+_OF_SERVE = {404: STARTING, 408: problems.QUEUE_TIMEOUT, 503: problems.OVERLOADED}
+"""What Serve means by a status, at first 404 for every path; any other failure of its own is a lost replica."""
 
 
 class Arguments(BaseModel):
