@@ -38,12 +38,12 @@ def augment(crop: Image, side: int, random: np.random.Generator) -> Image:
 
 
 def alter(crop: Image, side: int, random: np.random.Generator) -> Image:
-    """Make another photograph of the same face, (`side`, `side`, 3), out of a (128, 128, 3) crop."""
+    """Change geometry and colour of a (128, 128, 3) crop as another photograph would; return (`side`, `side`, 3)."""
     return _recolour(_warp(crop, side, random), random)
 
 
 def spoil(image: Image, random: np.random.Generator) -> Image:
-    """Make a worse copy of an image (side, side, 3): blur, noise, a grey rectangle, each in some of the cases."""
+    """Degrade an image (side, side, 3) by blur, noise and a grey rectangle, each with some probability."""
     side = len(image)
     if random.random() < BLURRED_SHARE:
         half = cv2.resize(image, (side // 2, side // 2), interpolation=cv2.INTER_AREA)
@@ -66,7 +66,7 @@ def resize(crop: Image, side: int) -> Image:
 
 
 def _warp(crop: Image, side: int, random: np.random.Generator) -> Image:
-    """Turn, scale, shift and in half of the cases mirror about the centre; black beyond the crop."""
+    """Rotate, scale, shift and, with probability 1/2, mirror about the centre; black beyond the crop."""
     angle = random.uniform(-MAX_ROTATION, MAX_ROTATION)
     scale = random.uniform(*SCALE_RANGE) * side / CROP_SIZE
     mirror = random.choice((-1, 1))

@@ -1,4 +1,4 @@
-"""The model card: what was measured and recorded, set into `card.md.j2`."""
+"""Render the model card, `card.md.j2`, from a run's record and figures."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write_card(
 
 
 def summary(outcome: Outcome) -> str:
-    """An outcome in a sentence."""
+    """Summarise an outcome in a sentence."""
     of = {key: evaluate.write(key, value, ends=False) for key, value in evaluate.figures(outcome).items()}
     age = f"age is {of['age_mae']} years off on average"
     if "right_bin" in of:
@@ -90,7 +90,7 @@ def weakest(outcomes: list[Outcome]) -> str:
 
 
 def training(record: dict[str, Any]) -> dict[str, str]:
-    """What is known of the run, by name."""
+    """The facts about the run, by name."""
     if "facts" in record:
         facts: dict[str, str] = record["facts"]
         return facts
@@ -125,7 +125,7 @@ def split_counts(faces: Faces) -> Table:
 
 
 def calibration(outcomes: list[Outcome], variant: Variant) -> Table:
-    """How many faces the intervals hold, and how well probabilities of gender agree with how often it is right."""
+    """The share of faces whose age the intervals contain, and the calibration error of gender."""
     rows = []
     for outcome in outcomes:
         held = []

@@ -78,7 +78,7 @@ def _in_one_sentence(command: Callable[P, None]) -> Callable[P, None]:
                 _fail(
                     f"Nothing more can be written ({error.strerror}): make room, then run the command again."
                 )
-            if error.filename is None:  # not a file that somebody named
+            if error.filename is None:  # not about a path
                 raise
             _fail(f"{error.filename} cannot be used ({error.strerror}): check its path and rights.")
 
@@ -103,7 +103,7 @@ def prepare(
 
 
 def _prepare(utkface: Path | None, fairface: list[Path] | None, yunet: Path | None, cache: Path) -> Faces:
-    from training import card  # Matplotlib takes a while to import: --help shall not wait for it
+    from training import card  # slow to import (Matplotlib), and --help does not need it
 
     detector = _yunet(yunet) if fairface else None
     faces, summaries = data.prepare(cache, utkface, fairface or (), detector)
@@ -143,9 +143,9 @@ def make(
 ) -> None:
     """Make a model by its recipe: prepare, train, export, calibrate, measure and write its card.
 
-    Without archives the faces that are prepared already are used. A run that was stopped goes on.
+    Without archives, use the faces that are already prepared. A stopped run is resumed.
     """
-    from training import export, recipe  # Keras takes seconds to import: other commands shall not wait for it
+    from training import export, recipe  # slow to import (Keras), and other commands do not need it
     from training import train as training
 
     chosen = recipe.load(name)
@@ -169,7 +169,7 @@ def calibrate(
     cache: CacheOption = DEFAULT_CACHE,
     models: ModelsOption = DEFAULT_MODELS,
 ) -> None:
-    """Calibrate and measure a model that was made before, and write its metadata and card anew."""
+    """Calibrate and measure an existing model again, and rewrite its metadata and card."""
     from training import export, recipe
 
     chosen = recipe.load(name)
@@ -329,7 +329,7 @@ def _print(table: Table) -> None:
 
 def main() -> None:
     """Entry point of `python -m training`."""
-    # Or a stop would leave unpacked archives behind.
+    # Exit in the usual way, so that folders of unpacked archives are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()

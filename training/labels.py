@@ -24,10 +24,10 @@ UNKNOWN_RACE = "unknown"
 OLDEST = 116
 """The highest age in UTKFace; anything above is a typing error."""
 
-# AGE_GENDER_RACE_DATE.jpg.chip.jpg, the date being 17 digits. In a handful of names the race is missing, a blank or
-# a dot went astray, or the date has another length: their age and gender are still plain.
+# AGE_GENDER_RACE_DATE.jpg.chip.jpg, the date being 17 digits. In a handful of names the race is missing, there is
+# a stray space, a dot is missing, or the date has another length: age and gender can still be read.
 _WELL_FORMED = re.compile(r"(\d{1,3})_([01])_([0-4])_\d{17}\.jpg\.chip\.jpg")
-_AGE_AND_GENDER_PLAIN = re.compile(r"(\d{1,3})_([01])_(?:([0-4])_+)?\s*\d{16,20}\s*\.?jpg\.chip\.jpg")
+_AGE_AND_GENDER = re.compile(r"(\d{1,3})_([01])_(?:([0-4])_+)?\s*\d{16,20}\s*\.?jpg\.chip\.jpg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class Label:
 
 
 def parse_utkface_name(name: str) -> Label | None:
-    """The label in a UTKFace file name, `repaired` where only its age and gender are plain; None if not even they."""
+    """Parse a UTKFace file name; `repaired` if only age and gender can be read, None if not even those."""
     match = _WELL_FORMED.fullmatch(name)
     repaired = match is None
-    match = match or _AGE_AND_GENDER_PLAIN.fullmatch(name)
+    match = match or _AGE_AND_GENDER.fullmatch(name)
     if match is None or int(match[1]) > OLDEST:
         return None
     age = int(match[1])
@@ -89,7 +89,7 @@ def _fairface_label(row: dict[str, Any], table: str) -> Label:
         low, high = parse_age_bin(row["age"] or "")
         male = {"male": True, "female": False}[(row["gender"] or "").lower()]
         if not row["file"] or row["race"] not in FAIRFACE_RACES:
-            raise ValueError("cut short")
+            raise ValueError("truncated row")
         return Label(low, high, male, row["race"])
     except (ValueError, KeyError):
         raise TrainingError(

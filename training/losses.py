@@ -1,4 +1,4 @@
-"""What training minimises: the errors of age as a distribution and of the gender label."""
+"""The loss of the age distribution, and a metric."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ EXPECTATION_WEIGHT = 0.1
 WITHIN_BIN_WEIGHT = 0.1
 """Weight of how the ages within a bin are spread, beside the likelihood of the bin.
 
-Without it nothing holds back a face of the open last bin from growing ever older.
+Without it, nothing bounds the ages of faces in the open last bin.
 """
 
 SMOOTHNESS_WEIGHT = 1.0
 """Weight of the mean squared third difference of the logits.
 
-It makes steps at the borders of bins dearer than a bell across them, and leaves bells of any width free.
+It penalises steps at the borders of bins, but not a Gaussian of any width.
 """
 
 
 def smooth_age_prior(faces: Faces, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """How common each age is among the binned faces of `rows`, (101,): a smooth curve through the bins.
 
-    Logarithms of a bin's faces per year are interpolated between the bins' centres. In an open last bin ages halve
-    every six years, about as in populations of old people.
+    Logarithms of a bin's faces per year are interpolated between the bins' centres. In an open last bin, the number of
+    people halves every six years, about as in populations of old people.
     """
     binned = rows[faces.age_high[rows] > faces.age_low[rows]]
     labels = np.stack([faces.age_low[binned], faces.age_high[binned]], axis=1)
@@ -54,12 +54,12 @@ class AgeLoss(keras.losses.Loss):
     """The loss of age labels (n, 2), first and last year, and logits (n, 101).
 
     An exact age costs the divergence from a narrow Gaussian plus the L1 of the expectation (Gao et al. 2018). A bin
-    costs its negative log-likelihood, and a little the divergence within the bin from how common its ages are
-    (`prior`, (101,)); a penalty on third differences of the logits keeps the distribution smooth across bins: what
-    has none is a Gaussian (Whittaker 1923; Eilers and Marx 1996).
+    costs its negative log-likelihood plus, with a small weight, the divergence within the bin from how common its ages
+    are (`prior`, (101,)). A penalty on third differences of the logits, which are zero for a Gaussian, keeps the
+    distribution smooth across bins (Whittaker 1923; Eilers and Marx 1996).
 
-    Labels may hold a teacher's probabilities too, (n, 2 + 101): the divergence from those then counts for
-    `teacher_share` of the whole (Hinton, Vinyals and Dean 2015).
+    Labels may include a teacher's probabilities, (n, 2 + 101). The divergence from those then has the weight
+    `teacher_share`, and the labels the rest (Hinton, Vinyals and Dean 2015).
     """
 
     def __init__(self, prior: NDArray[np.float32], teacher_share: float = 0.0) -> None:
@@ -68,7 +68,7 @@ class AgeLoss(keras.losses.Loss):
         self._teacher_share = teacher_share
 
     def call(self, label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
-        """See the class; (n,)."""
+        """Return the loss of each face, (n,)."""
         years = _years()
         low = ops.minimum(label[:, :1], AGES - 1.0)
         high = ops.minimum(label[:, 1:2], AGES - 1.0)
@@ -89,8 +89,8 @@ class AgeLoss(keras.losses.Loss):
         loss = ops.where(high[:, 0] > low[:, 0], binned, exact)
         if label.shape[-1] == 2:
             return loss
-        taught = self._divergence(label[:, 2:], log_probabilities)
-        return (1 - self._teacher_share) * loss + self._teacher_share * taught
+        distillation = self._divergence(label[:, 2:], log_probabilities)
+        return (1 - self._teacher_share) * loss + self._teacher_share * distillation
 
     def _divergence(
         self, target: keras.KerasTensor, log_probabilities: keras.KerasTensor
@@ -106,7 +106,7 @@ def age_error(label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.Kera
 
 
 def _divergence(target: keras.KerasTensor, log_probabilities: keras.KerasTensor) -> keras.KerasTensor:
-    """Kullback and Leibler's, (n,), of (n, 101) from `target`."""
+    """Kullback-Leibler divergence (n,) of log probabilities (n, 101) from `target` (n, 101)."""
     return ops.sum(target * (ops.log(target + 1e-9) - log_probabilities), axis=-1)
 
 

@@ -1,4 +1,4 @@
-"""Near-duplicates are grouped, and a group goes to one split by a stable hash, the same on every machine."""
+"""Split faces by a stable hash of their names, with near-duplicates always in the same split."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """A face recognition network as a teacher of age and gender, its answers kept on disk.
 
-InsightFace's `w600k_mbf.onnx` learned from millions of photographs of known people, and heads on its features tell age
-and gender better than a network that saw tens of thousands of labelled faces. A student learns both the features
-(Romero et al. 2015) and what the heads say (Hinton, Vinyals and Dean 2015) of the very views that it sees itself
-(Beyer et al. 2022): a few altered copies of each face, of which the answers are made once.
+InsightFace's `w600k_mbf.onnx` learned from millions of photographs of known people, and heads on its features estimate
+age and gender better than a network trained on tens of thousands of labelled faces. A student learns to predict both
+the features (Romero et al. 2015) and the heads' answers (Hinton, Vinyals and Dean 2015) for the same views that it is
+trained on (Beyer et al. 2022): a few altered copies of each face, whose answers are computed once.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ EYES_NOSE_MOUTH = np.array(
 EMBEDDING = "516"
 STAGES = ("505", "473", "397")
 """Tensors of `w600k_mbf.onnx`: the embedding (n, 512), and the last feature maps of the stages of 7x7, 14x14 and
-28x28, whose channels' means and deviations are features too: what tells an age is lost on the way to an identity."""
+28x28, whose channels' means and deviations are features too: later layers discard what depends on age."""
 
 FOLDS = 5
-"""The heads that answer for a face did not see its label: they were trained on the other four fifths."""
+"""Each face is answered by heads that were trained on the other four fifths, without its label."""
 
 _BATCH = 64
 _HIDDEN = 768
@@ -50,7 +50,7 @@ _HEAD_EPOCHS, _HEAD_BATCH, _HEAD_RATE = 14, 256, 1e-3
 
 @dataclass(frozen=True)
 class Answers:
-    """What the teacher says of `views` altered copies of each of n faces, memory-mapped."""
+    """The teacher's answers about `views` altered copies of each of n faces, memory-mapped."""
 
     rows: NDArray[np.int64]
     """(n,) of the faces in the cache, in rising order."""
@@ -70,12 +70,12 @@ class Answers:
 
 
 def view(crop: NDArray[np.uint8], row: int, number: int, seed: int) -> NDArray[np.uint8]:
-    """The altered copy `number` of a crop (128, 128, 3), the same whenever it is asked for."""
+    """The altered copy `number` of a crop (128, 128, 3), the same at each call."""
     return alter(crop, CROP_SIZE, np.random.default_rng((seed, row, number)))
 
 
 def ask(file: Path, faces: Faces, rows: NDArray[np.int64], views: int, seed: int, kept_in: Path) -> Answers:
-    """The teacher's answers about the faces `rows`, from `kept_in` if they are there already.
+    """Return the teacher's answers about the faces `rows`; compute them, or read them from the cache in `kept_in`.
 
     `file` is `w600k_mbf.onnx`. Raises TrainingError.
     """

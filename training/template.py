@@ -43,7 +43,7 @@ class Template:
 def measure_template(utkface: Path, yunet: YuNet, haar: Haar) -> Template:
     """Run both detectors over every chip of UTKFace's archive or folder.
 
-    Raises TrainingError where no face is found, or an image is no chip: other sizes have another frame.
+    Raises TrainingError if no face is found, or if an image does not have the size of a chip.
     """
     landmarks: list[NDArray[np.float32]] = []
     boxes: list[tuple[int, int, int]] = []
@@ -55,18 +55,18 @@ def measure_template(utkface: Path, yunet: YuNet, haar: Haar) -> Template:
             if image is None:
                 continue
             if image.shape[:2] != (CHIP_SIZE, CHIP_SIZE):
-                raise TrainingError(f"{file.name} is no aligned chip of {CHIP_SIZE}x{CHIP_SIZE} pixels.")
+                raise TrainingError(f"{file.name} is not an aligned chip of {CHIP_SIZE}x{CHIP_SIZE} pixels.")
             face = most_central(yunet.detect(image), image)
             if face is not None and face.landmarks is not None:
                 landmarks.append(face.landmarks)
-            # As in a photograph: at the edges of a chip, the larger faces are not found.
+            # Haar misses larger faces at the edges of an image.
             bordered = cv2.copyMakeBorder(image, _AROUND, _AROUND, _AROUND, _AROUND, cv2.BORDER_REPLICATE)
             around = np.asarray(bordered, np.uint8)
             face = most_central(haar.detect(around), around)
             if face is not None and face.whole is not None:
                 boxes.append((face.whole.x - _AROUND, face.whole.y - _AROUND, face.whole.width))
     if not landmarks or not boxes:
-        raise TrainingError(f"{utkface} holds no chips with faces: is it UTKFace's archive or folder?")
+        raise TrainingError(f"{utkface} contains no faces: is it UTKFace's archive or folder?")
     return Template(
         np.median(np.array(landmarks, np.float64), axis=0),
         np.median(np.array(boxes, np.float64), axis=0),

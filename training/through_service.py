@@ -123,7 +123,7 @@ def _ask_all(
         try:
             return most_central_face(client.predict(photograph.path, model=model, detector=detector))
         except BadRequest:
-            return None  # in what cannot be read there is no face
+            return None  # an unreadable image counts as one without a face
         except AgeGenderError as error:
             raise TrainingError(f"The service cannot answer for {photograph.name}: {error}") from error
 

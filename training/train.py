@@ -35,8 +35,8 @@ BEST_FILE = "best.weights.h5"
 class Batches(keras.utils.PyDataset):
     """Batches of images (n, side, side, 3) uint8 with their labels.
 
-    With a seed they are shuffled anew for each epoch and augmented; without one they are taken as they are. With
-    answers of a teacher, labels hold those too, and features stand beside the images.
+    With a seed, shuffle for each epoch and augment; without one, leave the images as they are. With a teacher, the
+    labels include its answers, and the inputs its features.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class Batches(keras.utils.PyDataset):
 
 
 class Trainee(keras.Model):
-    """A network and beside it the moving average of its weights, which answers outside of training.
+    """A network and the moving average of its weights, which is used outside of training.
 
-    With a teacher a layer after the network's last features, dropped in the end, learns those of the teacher.
+    With a teacher, an extra layer after the last features, dropped in the end, learns to predict the teacher's.
     """
 
     def __init__(
@@ -139,23 +139,23 @@ class MovingAverage(keras.callbacks.Callback):
         self._decay = decay
 
     def on_epoch_begin(self, *_: Any, **__: Any) -> None:
-        """Take up the average where it stands."""
+        """Read the average."""
         self._weights = self.model.averaged.get_weights()
 
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
-        """Move the average, faster over the first steps."""
+        """Update the average, with less inertia over the first steps."""
         steps = int(self.model.optimizer.iterations)
         share = 1 - min(self._decay, steps / (steps + 10))
         for mean, new in zip(self._weights, self.model.network.get_weights(), strict=True):
             mean += share * (new - mean)
 
     def on_test_begin(self, *_: Any, **__: Any) -> None:
-        """Hand the average over, before validation."""
+        """Write the average into the network that is validated."""
         self.model.averaged.set_weights(self._weights)
 
 
 class Clock(keras.callbacks.Callback):
-    """Add up the seconds of all epochs in the run's record, whatever stops it in between."""
+    """Add up the seconds of all finished epochs in the run's record, over restarts."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class Clock(keras.callbacks.Callback):
 def train(recipe: Recipe, faces: Faces, run: Path, imagenet: str, recognizer: Path | None) -> keras.Model:
     """Train by `recipe` on the prepared `faces`; return the network with the weights that validated best.
 
-    A run that was stopped goes on from its last whole epoch. `imagenet` names the file of MobileNetV2's weights, or
+    A stopped run is resumed after its last whole epoch. `imagenet` names the file of MobileNetV2's weights, or
     is "imagenet" to download them; `recognizer` is the teacher's file. Raises TrainingError.
     """
     usable = np.isin(faces.dataset, recipe.datasets)
@@ -204,10 +204,10 @@ def train(recipe: Recipe, faces: Faces, run: Path, imagenet: str, recognizer: Pa
             "age": [keras.metrics.MeanMetricWrapper(age_error, name="error")],
             "gender": [keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)],
         },
-        # XLA makes TensorFlow on a CPU eight times slower; JAX is made for it.
+        # On a CPU, XLA makes TensorFlow eight times slower; JAX always uses it.
         jit_compile=keras.backend.backend() == "jax",
     )
-    trainee.optimizer.build(trainee.trainable_variables)  # or a finished run's weights could not be loaded
+    trainee.optimizer.build(trainee.trainable_variables)  # needed to load the weights of a finished run
     history = read_history(run)
     callbacks = [
         MovingAverage(recipe.average_decay),
@@ -230,7 +230,9 @@ def train(recipe: Recipe, faces: Faces, run: Path, imagenet: str, recognizer: Pa
         first, done = done, done + stage.epochs
         if len(history) >= done:
             continue
-        seed = recipe.seed + 1000 * max(first, len(history))  # a resumed stage draws anew
+        seed = recipe.seed + 1000 * max(
+            first, len(history)
+        )  # or a resumed stage would repeat its augmentation
         trainee.fit(
             Batches(faces, rows[TRAIN], stage.side, recipe.batch_size, seed, teacher),
             validation_data=validation,
@@ -271,9 +273,10 @@ def _optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
 
 
 def _begin_record(recipe: Recipe, faces: Faces, run: Path) -> None:
-    """Write what the run is made of.
+    """Record what the run depends on.
 
-    A run that goes on may have other stages, to end it sooner or later. Raises TrainingError if anything else differs.
+    The stages of a resumed run may differ, so that it can end earlier or later. Raises TrainingError if anything else
+    differs.
     """
     file = run / RECORD_FILE
     choices, digest = recipe.choices(), faces.digest()

@@ -107,7 +107,7 @@ def test_an_archive_that_ends_behind_a_face_is_said_to_be_none(utkface: Path, tm
     with tarfile.open(tmp_path / "whole.tar") as archive:
         tenth = archive.getmembers()[10].offset
     (tmp_path / "UTKFace.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:tenth])
-    with pytest.raises(TrainingError, match="is no archive, or not a whole one"):
+    with pytest.raises(TrainingError, match="is not a complete archive"):
         data.prepare(tmp_path / "cache", tmp_path / "UTKFace.tar")
 
 
@@ -122,7 +122,7 @@ def expect_refusal_when_damaged(path: Path, part: bytes) -> None:
     whole = path.read_bytes()
     at = whole.index(part)
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
-    with pytest.raises(TrainingError, match="is no archive, or not a whole one"):
+    with pytest.raises(TrainingError, match="is not a complete archive"):
         data.prepare(path.parent / "cache", path)
 
 
@@ -130,10 +130,10 @@ def test_what_cannot_be_prepared_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="cannot be unpacked"):
         data.prepare(tmp_path / "cache", tmp_path / "nowhere.tar.gz")
     (tmp_path / "cut.tar.gz").write_bytes(b"\x1f\x8b\x08\x00 no archive")
-    with pytest.raises(TrainingError, match="is no archive, or not a whole one"):
+    with pytest.raises(TrainingError, match="is not a complete archive"):
         data.prepare(tmp_path / "cache", tmp_path / "cut.tar.gz")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TrainingError, match="There is no usable face"):
+    with pytest.raises(TrainingError, match="No usable face was found"):
         data.prepare(tmp_path / "cache", tmp_path / "empty")
     assert not list((tmp_path / "cache").iterdir())
     with pytest.raises(TrainingError, match="run `python -m training prepare` first"):

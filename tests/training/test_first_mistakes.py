@@ -53,9 +53,9 @@ def test_without_what_training_needs_it_says_how_to_get_that(
         ),
         (
             ROOT / "README.md",
-            "README.md is no archive, or not a whole one: name the data set's folder or its archive",
+            "README.md is not a complete archive: name the data set's folder or its archive",
         ),
-        (ROOT / "app", "There is no usable face: are these the archives of UTKFace and FairFace?"),
+        (ROOT / "app", "No usable face was found: are these the archives of UTKFace and FairFace?"),
     ],
     ids=["nothing", "no archive", "another folder"],
 )
