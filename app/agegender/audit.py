@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agegender.inference.ages import read_ages
+from agegender.inference.ages import AGES, read_ages
 from agegender.inference.calibrate import choose_estimate, fit_interval, fit_temperature
 from agegender.inference.gender import temper
 from agegender.inference.metadata import Variant
@@ -135,13 +135,19 @@ class Faces:
     def outcomes(self, variant: Variant, coverage: float) -> dict[str, Floats]:
         """The value of each measure for each face (n,); NaN where the label is not known.
 
-        Of a range of ages, the error is the distance to it, and the interval holds it where the two meet.
+        Of a range of ages, the error is the distance to it. The interval holds a share of it: each year counts as much
+        as the model's own distribution says, as it does in a calibration.
         """
         (first, last), male = self.age.T, self.male
         ages = read_ages(self.distribution, variant.age_estimate, variant.age_interval, coverage)
         error = np.maximum(ages.years - last, 0) + np.minimum(ages.years - first, 0)
         is_male = temper(self.male_probability, variant.gender_temperature) >= 0.5
-        holds = (ages.low <= last) & (first <= ages.high)
+        years = np.arange(AGES)
+        possible = (first[:, None] <= years) & (years <= last[:, None])
+        weight = np.where(possible, self.distribution + 1e-6, 0)
+        inside = (ages.low[:, None] <= years) & (years <= ages.high[:, None])
+        share = (weight * inside).sum(axis=1) / np.maximum(weight.sum(axis=1), 1e-12)
+        holds = np.where(first == last, (ages.low <= first) & (first <= ages.high), share)
         return {
             "age_mae": np.abs(error),
             "age_bias": error,

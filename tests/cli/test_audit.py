@@ -83,7 +83,8 @@ def test_errors_are_measured_overall_and_by_group(audit: Audit, tmp_path: Path) 
             "age_bias": (-2 + 0 + 10) / 3,
             "age_within_5": 2 / 3,
             "gender_accuracy": 2 / 3,
-            "interval_coverage": 2 / 3,
+            # Of 38 to 45, as of a bell of 2 years around 40, 38 to 42 is 0.885.
+            "interval_coverage": (1 + 0.885 + 0) / 3,
         },
         abs=0.01,
     )
@@ -95,12 +96,12 @@ def test_errors_are_measured_overall_and_by_group(audit: Audit, tmp_path: Path) 
     )
     lines = ended.stdout.splitlines()
     (overall,) = (line.split() for line in lines if line.startswith("all"))
-    assert overall == ["all", "4", "4.0", "+2.7", "66.7%", "66.7%", "66.7%"]
+    assert overall == ["all", "4", "4.0", "+2.7", "66.7%", "66.7%", "62.9%"]
     wider = audit("--detector=none", "--coverage=0.99", f"--json={tmp_path}/wide.json")
     assert wider.exit_code == 0
     # 22 is 1 deviation of the model's bell away from 20 years, and 50 is 5 away from 60.
     wide = json.loads((tmp_path / "wide.json").read_text())
-    assert figures(wide, None, "all")["interval_coverage"] == pytest.approx(2 / 3)
+    assert figures(wide, None, "all")["interval_coverage"] == pytest.approx(2 / 3, abs=0.01)
 
 
 @needs_yunet
