@@ -69,12 +69,14 @@ class Reader:
         except (ImageUnreadable, ImageTooLarge) as error:
             return str(error)
         finder = self._pipeline().detector(self._query.detector)
-        faces = finder and finder.detect(image, self._query.min_confidence, self._query.detail)
-        if faces == []:
+        if finder is None:
+            found, crop = 1, crop_whole(image)
+        elif faces := finder.detect(image, self._query.min_confidence, self._query.detail):
+            found, crop = len(faces), crop_face(image, faces[0])
+        else:
             return None
-        crop = crop_face(image, faces[0]) if faces else crop_whole(image)
         age, male = self.model.session.run(crop[np.newaxis])
-        return Read(len(faces or [crop]), age[0], float(male[0]))
+        return Read(found, age[0], float(male[0]))
 
     def _pipeline(self) -> Pipeline:
         if not hasattr(self._of_thread, "pipeline"):
