@@ -234,8 +234,8 @@ def _assess(
     """The warnings of a face, years from the estimate to its label, which may be a range, and its score."""
     crop = crop_face(image, face)
     distribution, _ = session.run(crop[np.newaxis])
-    reading = distribution, variant.age_estimate, variant.age_interval
-    years, score = float(read_ages(*reading).years[0]), float(certainty(*reading)[0])
+    ages = read_ages(distribution, variant.age_estimate, variant.age_interval)
+    years, score = float(ages.years[0]), float(certainty(ages, variant.age_interval)[0])
     _, raised = assess(face, crop, image, score)
     return set(raised), max(0.0, label.age_low - years, years - label.age_high), score
 

@@ -45,11 +45,10 @@ def test_the_score_falls_where_the_interval_is_wider_than_usual_at_its_age() -> 
     distributions, true = faces(4000, 0, error=4, older_error=9)
     interval = fit_interval(distributions, "median", true, true)
     for age in (30, 65):
-        usual, wider = bells(np.array([age]), 4), bells(np.array([age]), 8)
-        assert certainty(usual, "median", interval)[0] > 0.85
-        widths = [np.ptp(read_ages(face, "median", interval)[1:]) for face in (usual, wider)]
-        expected = 10 / (10 + widths[1] - widths[0])
-        assert certainty(wider, "median", interval)[0] == pytest.approx(expected, abs=0.05)
+        usual, wider = (read_ages(bells(np.array([age]), sd), "median", interval) for sd in (4, 8))
+        assert certainty(usual, interval)[0] > 0.85
+        expected = 10 / (10 + np.ptp(wider[1:]) - np.ptp(usual[1:]))
+        assert certainty(wider, interval)[0] == pytest.approx(expected, abs=0.05)
 
 
 def test_bins_alone_calibrate_an_interval_that_holds_exact_ages() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect
+from functools import lru_cache
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Literal, NamedTuple
@@ -73,14 +75,14 @@ class AgeInterval(BaseModel):
 
     def reach(self, years: NDArray[np.float64], coverage: float) -> tuple[NDArray[np.float64], ...]:
         """The factors of both sides, (n,) each, for estimates `years` (n,)."""
-        at = [_normal_quantile(value) for value in self.coverage]
-        sides = []
-        for factors in (self.low, self.high):
-            columns = np.array([np.interp(years, self.age, row) for row in factors])
-            above = int(np.clip(np.searchsorted(at, _normal_quantile(coverage)), 1, len(at) - 1))
-            share = (_normal_quantile(coverage) - at[above - 1]) / (at[above] - at[above - 1])
-            sides.append(columns[above - 1] + share * (columns[above] - columns[above - 1]))
-        return tuple(sides)
+        known, wanted = [_normal_quantile(value) for value in self.coverage], _normal_quantile(coverage)
+        above = min(max(bisect(known, wanted), 1), len(known) - 1)
+        share = (wanted - known[above - 1]) / (known[above] - known[above - 1])
+        rows = (
+            (1 - share) * np.array(side[above - 1]) + share * np.array(side[above])
+            for side in (self.low, self.high)
+        )
+        return tuple(np.interp(years, self.age, row) for row in rows)
 
 
 class Ages(NamedTuple):
@@ -113,15 +115,13 @@ def read_ages(
     return Ages(years, years - below, np.minimum(years + above, OLDEST))
 
 
-def certainty(
-    distributions: NDArray[np.floating], estimate: AgeEstimate, interval: AgeInterval
-) -> NDArray[np.float64]:
-    """How sure a model is of the ages of `distributions` (n, 101), beside other faces of those ages: (n,), 0 to 1.
+def certainty(ages: Ages, interval: AgeInterval) -> NDArray[np.float64]:
+    """How sure a model is of `ages` at the default coverage, beside other faces of those ages: (n,), 0 to 1.
 
-    1 where the interval at the default coverage is no wider than usual, 0.5 where it is 10 years wider. Compared by
-    age, since the older a face is, the wider its interval, however good its picture.
+    1 where the interval is no wider than usual, 0.5 where it is 10 years wider. Compared by age, since the older a face
+    is, the wider its interval, however good its picture.
     """
-    years, low, high = read_ages(distributions, estimate, interval)
+    years, low, high = ages
     usual = np.interp(years, interval.age, interval.usual_width)
     return np.asarray(10 / (10 + np.maximum(0, high - low - usual)))
 
@@ -183,6 +183,7 @@ def _cumulative(distributions: NDArray[np.floating]) -> NDArray[np.float64]:
     return cumulative
 
 
+@lru_cache(maxsize=64)
 def _normal_quantile(coverage: float) -> float:
     """How many standard deviations to either side hold a share of a normal distribution."""
     return NormalDist().inv_cdf((1 + coverage) / 2)

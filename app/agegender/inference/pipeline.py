@@ -148,13 +148,16 @@ def _estimate(
     if not faces:
         return []
     age, male = session.run(np.stack(crops))
-    ages = read_ages(age, variant.age_estimate, variant.age_interval, coverage)
+    usual = read_ages(age, variant.age_estimate, variant.age_interval)
+    ages = usual
+    if coverage != DEFAULT_COVERAGE:
+        ages = read_ages(age, variant.age_estimate, variant.age_interval, coverage)
     distributions: list[list[float] | None] = [None] * len(faces)
     if distribution:
         calibrated = calibrate_distributions(age, variant.age_estimate, variant.age_interval)
         distributions = list(map(_rounded, calibrated))
     male_probability = temper(male, variant.gender_temperature)
-    scores = certainty(age, variant.age_estimate, variant.age_interval)
+    scores = certainty(usual, variant.age_interval)
     qualities = [
         (None, []) if face.confidence is None else assess(face, crop, image, float(score))
         for face, crop, score in zip(faces, crops, scores, strict=True)

@@ -176,7 +176,9 @@ def shrink(image: Image, max_side: float) -> tuple[Image, Floats]:
     if scale == 1.0:
         return image, np.full(2, 0.5**times)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    # Means of areas take six times as long; down to half the size the detectors find no more faces in them.
+    interpolation = cv2.INTER_LINEAR if scale >= 0.5 else cv2.INTER_AREA
+    small = np.asarray(cv2.resize(image, size, interpolation=interpolation), np.uint8)
     # Whole pixels make the two differ a little, or a lot where an image is a narrow strip.
     return small, np.array(size) / (width, height) * 0.5**times
 
