@@ -5,6 +5,7 @@ Input and output are treated as in `cv2.FaceDetectorYN`: a test compares the two
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -56,7 +57,7 @@ class YuNet:
         (face, thing), places = self._session.run(None, {"input": planes})
         confidences = np.sqrt(face * thing)
         cells = np.flatnonzero(confidences >= threshold)
-        corners, strides = _cells_at(cells, *planes.shape[2:])
+        corners, strides = (column[cells] for column in _cells(*planes.shape[2:]))
         places = places[:, cells].T
         found = Found(
             (corners + places[:, :2]) * strides,
@@ -75,13 +76,15 @@ class YuNet:
         return found.pick(np.asarray(kept, np.intp))
 
 
-def _cells_at(cells: NDArray[np.intp], height: int, width: int) -> tuple[Floats, Floats]:
-    """Column and row (n, 2) and stride (n, 1) of cells in an image of that size, numbered through all strides."""
-    strides = np.array(_STRIDES)
-    counts = (height // strides) * (width // strides)
-    level = np.searchsorted(counts.cumsum(), cells, side="right")
-    rows, columns = np.divmod(cells - (counts.cumsum() - counts)[level], (width // strides)[level])
-    return np.stack([columns, rows], axis=1).astype(np.float64), strides[level, np.newaxis].astype(np.float64)
+@lru_cache(maxsize=32)
+def _cells(height: int, width: int) -> tuple[Floats, Floats]:
+    """Column and row (n, 2) and stride (n, 1) of the cells of all strides for an image of that size."""
+    corners, strides = [], []
+    for stride in _STRIDES:
+        rows, columns = np.mgrid[: height // stride, : width // stride]
+        corners.append(np.stack([columns.ravel(), rows.ravel()], axis=1).astype(np.float64))
+        strides.append(np.full((rows.size, 1), stride, np.float64))
+    return np.concatenate(corners), np.concatenate(strides)
 
 
 def _planes(image: Image) -> NDArray[np.float32]:

@@ -63,7 +63,7 @@ def assess(
         "dark": quality.brightness < _DARK,
         "bright": quality.brightness > _BRIGHT,
         "turned": quality.yaw is not None and abs(quality.yaw) > _TURNED,
-        "cut_off": float(np.mean(~inside)) > _CUT_OFF,
+        "cut_off": np.count_nonzero(inside) < (1 - _CUT_OFF) * inside.size,
         "tilted": face.landmarks is not None and abs(roll_of(face.landmarks)) > _TILTED,
     }
     return quality, [warning for warning, is_raised in raised.items() if is_raised]

@@ -68,7 +68,8 @@ def find_at_turns(find: Find, image: Image, threshold: float, detail: Detail) ->
 def _doubtful(found: Found, least_side: float) -> list[Found]:
     """Faces, one each, that may be turned otherwise than their landmarks say, the largest first."""
     sides = found.sizes.max(axis=1)
-    across, down = np.abs(found.landmarks[:, 3:].mean(axis=1) - found.landmarks[:, :2].mean(axis=1)).T
+    eyes, mouth = found.landmarks[:, :2].sum(axis=1), found.landmarks[:, 3:].sum(axis=1)
+    across, down = np.abs(mouth - eyes).T
     width, height = np.where(across > down, found.sizes[:, ::-1].T, found.sizes.T)
     doubtful = found.confidences < _UPRIGHT + _OF_SHAPE * (width / height - _SHAPE)
     rows = np.flatnonzero(doubtful & (sides >= least_side))
