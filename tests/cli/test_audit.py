@@ -156,7 +156,10 @@ def test_a_column_with_too_many_values_makes_no_groups(audit: Audit, tmp_path: P
         ("file,age\na.jpg,29-20\n", "line 2: the age '29-20' is none that a person has"),
         ("file,age\na.jpg,200\n", "line 2: the age '200' is none that a person has"),
         ("file,gender\na.jpg,x\n", "line 2: the gender 'x' is neither male (m) nor female (f), nor empty."),
-        ("file,age\na.jpg,20\n", "None of the 1 photographs shows a face."),
+        (
+            "file,age\na.jpg,20\n",
+            "No photograph of the table shows a face. a.jpg: The file cannot be read (No such",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_table_is_a_sentence(

@@ -174,7 +174,9 @@ def examine(
     """What was read of the photographs, measured. Raises AuditError where no face is among it."""
     shown = [(label, each) for label, each in zip(labels, read, strict=True) if isinstance(each, Read)]
     if not shown:
-        raise AuditError(f"None of the {len(labels):,} photographs shows a face.")
+        first = zip(labels, read, strict=True)
+        problem = next((f" {label.file}: {each}" for label, each in first if each is not None), "")
+        raise AuditError(f"No photograph of the table shows a face.{problem}")
     faces = Faces(
         [label for label, _ in shown],
         np.stack([each.distribution for _, each in shown]),
