@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from functools import cache
 
 from hypothesis import strategies as st
 from image_files import FILES, box, encode, png, png_chunk, quarters
@@ -12,6 +13,7 @@ from PIL import Image
 _SIDE = 20_000
 
 
+@cache
 def too_many_pixels() -> dict[str, bytes]:
     """Small files of some 400 million pixels, as they say themselves or as a decoder finds out."""
     jpeg, avif, heic, gif, bmp = (FILES[kind] for kind in ("JPEG", "AVIF", "HEIC", "GIF", "BMP"))
@@ -31,6 +33,7 @@ def too_many_pixels() -> dict[str, bytes]:
     }
 
 
+@cache
 def costly_headers() -> dict[str, bytes]:
     """Files that would keep their reader busy before any pixel is decoded, or in passes over the same pixels."""
     jpeg, image = FILES["JPEG"], FILES["PNG"]
@@ -66,6 +69,7 @@ def damaged_files(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
+@cache
 def foreign_files() -> dict[str, bytes]:
     """What is no image of a kind that is read: among it kinds that Pillow could decode, but shall not."""
     return {
@@ -88,6 +92,7 @@ def foreign_files() -> dict[str, bytes]:
     }
 
 
+@cache
 def polyglots() -> dict[str, bytes]:
     """Whole images that other programs could take for something else: what they hold besides is not looked at."""
     script = b"<script>alert('marked')</script>"

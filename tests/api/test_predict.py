@@ -114,7 +114,7 @@ def test_less_confident_faces_are_left_out_on_request(server: Server, detector: 
     assert server.faces(photograph, detector=detector, min_confidence=1) == []
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", [3, 6, 7])
 def test_a_photograph_turned_by_exif_is_seen_upright(server: Server, orientation: int) -> None:
     shown = pixels(ASTRONAUT)[:400]
     answer = server.predict(turned(shown, orientation), detector="haar").json()

@@ -15,12 +15,9 @@ from agegender.vision.align import (
     TEMPLATE,
     crop_face,
     crop_whole,
-    similarity_to_template,
 )
 from agegender.vision.decode import decode
-from agegender.vision.detect import Detector
 from agegender.vision.face import Box, Face
-from agegender.vision.haar import Haar
 from helpers import ROOT, YUNET
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,24 +111,6 @@ def test_a_photograph_turned_and_resized_gives_the_same_crop(scale: float, degre
     assert np.abs(grey[0] - grey[1]).mean() < 0.03 * 255
 
 
-@given(st.lists(st.tuples(st.floats(0, 1000), st.floats(0, 1000)), min_size=5, max_size=5))
-@settings(max_examples=50, deadline=None)
-def test_no_similarity_nearby_fits_better(points: list[tuple[float, float]]) -> None:
-    landmarks = np.array(points, np.float32)
-    found = similarity_to_template(landmarks)
-    if found is None:
-        return
-    source, target = (np.asarray(pairs, np.float64) @ (1, 1j) for pairs in (landmarks, TEMPLATE))
-
-    def misfit(turn: complex, shift: complex) -> float:
-        return float((np.abs(turn * source + shift - target) ** 2).sum())
-
-    size = 0.01 * abs(found.turn)
-    for way in (1, -1, 1j, -1j):
-        for other in ((found.turn + size * way, found.shift), (found.turn, found.shift + 0.1 * way)):
-            assert misfit(*other) > misfit(*found) * (1 - 1e-6)
-
-
 def test_a_large_face_is_averaged_and_not_sampled() -> None:
     """Stripes of one pixel each are grey from afar; single samples would show them as bands."""
     to_image = matrix(4.1, 3, 500, 500)
@@ -182,13 +161,6 @@ def test_landmarks_of_no_face_leave_a_crop_all_the_same(landmarks: np.ndarray) -
     assert (crop.shape, crop.dtype) == ((CROP_SIZE, CROP_SIZE, 3), np.uint8)
 
 
-def test_landmarks_of_no_face_fall_back_to_the_box() -> None:
-    image = decode((ROOT / "examples/astronaut.jpg").read_bytes())
-    box = Box(177, 67, 93, 93)
-    broken = np.full((5, 2), 200, np.float32)
-    assert np.array_equal(crop_face(image, Face(box, landmarks=broken)), crop_face(image, Face(box)))
-
-
 def test_crops_are_rgb_and_of_one_size() -> None:
     blue = np.full((300, 250, 3), (255, 0, 0), np.uint8)  # as OpenCV orders them
     for crop in (crop_whole(blue), crop_face(blue, Face(Box(40, 40, 160, 160)))):
@@ -212,29 +184,6 @@ def chips(count: int) -> list[np.ndarray]:
     with tarfile.open(UTKFACE, "r|gz") as archive:
         files = (archive.extractfile(member) for member in archive if member.name.endswith(".jpg"))
         return [decode(file.read()) for file in islice(filter(None, files), count)]
-
-
-@pytest.mark.parametrize(("detector", "most"), [("yunet", 0.08), ("haar", 0.08)])
-def test_a_chip_found_and_aligned_comes_back_as_itself(detector: str, most: float) -> None:
-    """Within what the detector's scatter, of some 3 pixels, 3 degrees and 5 % a chip, makes of it."""
-    if detector == "yunet" and not YUNET.exists():
-        pytest.skip("needs YuNet: run `agegender fetch-detector`")
-    finder: Detector = YuNet(YUNET) if detector == "yunet" else Haar()
-    differences = []
-    faces = chips(48)
-    for chip in faces:
-        found = finder.detect(chip)
-        if found:
-            there_and_back = crop_face(chip, found[0]).astype(float)
-            differences.append(np.abs(there_and_back - crop_whole(chip))[16:-16, 16:-16].mean() / 255)
-    assert len(differences) >= (0.95 if detector == "yunet" else 0.9) * len(faces)
-    assert np.mean(differences) < most
-
-
-def test_a_chip_aligned_by_the_template_itself_is_the_chip() -> None:
-    for chip in chips(8):
-        crop = crop_face(chip, Face(SOMEWHERE, landmarks=TEMPLATE)).astype(float)
-        assert np.abs(crop - crop_whole(chip)).mean() < 0.005 * 255
 
 
 def test_the_template_is_where_yunet_sees_faces_on_chips() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from agegender.vision.image import halve, halvings
+from agegender.vision.image import halve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,21 +23,3 @@ def test_halving_gives_the_means_of_squares(height: int, width: int, times: int,
 def test_rounding_makes_nothing_brighter(times: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
     assert halve(image, times).mean() == pytest.approx(image.mean(), abs=0.02)
-
-
-def test_halving_one_after_the_other_is_as_good_as_at_once() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
-    assert np.array_equal(halve(halve(image, 1), 2, after=1), halve(image, 3))
-
-
-def test_a_part_of_an_image_is_halved_as_a_copy_of_it_would_be() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
-    part = image[31:222, 17:203]
-    assert np.array_equal(halve(part, 3), halve(part.copy(), 3))
-
-
-@pytest.mark.parametrize(
-    ("ratio", "times"), [(0.01, 0), (1, 0), (1.99, 0), (2, 1), (3.99, 1), (4, 2), (8, 3), (102.4, 6)]
-)
-def test_as_many_pixels_are_left_as_are_wanted(ratio: float, times: int) -> None:
-    assert halvings(ratio) == times
