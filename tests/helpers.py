@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import http.server
 import json
 import os
 import re
@@ -164,7 +165,62 @@ def environment(cache: Path, **extra: str) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache), **extra}
 
 
-class Server:
+@contextlib.contextmanager
+def web_server(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """The address of a web server on this machine that lets `answer` handle each GET and POST."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with contextlib.suppress(ConnectionError):
+                answer(self)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def agegender(cache: Path, *arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, which must not end with a traceback."""
+    ended = subprocess.run(
+        [AGEGENDER, *map(str, arguments)],
+        env=environment(cache, **extra),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert "Traceback" not in ended.stderr
+    return ended
+
+
+class Service:
+    """A running service, and a client of it."""
+
+    url: str
+    client: httpx.Client
+
+    def predict(self, image: bytes, **query: Any) -> httpx.Response:
+        """Send the bare bytes."""
+        return self.client.post(
+            "/predict", content=image, params=query, headers={"Content-Type": "application/octet-stream"}
+        )
+
+    def faces(self, image: bytes, **query: Any) -> list[dict[str, Any]]:
+        """The faces of an answer that must be a 200."""
+        answer = self.predict(image, **query)
+        assert answer.status_code == 200, answer.text
+        faces: list[dict[str, Any]] = answer.json()["faces"]
+        return faces
+
+
+class Server(Service):
     """`agegender serve` as a process of its own, on a free port."""
 
     def __init__(
@@ -202,19 +258,6 @@ class Server:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
-
-    def predict(self, image: bytes, **query: Any) -> httpx.Response:
-        """Send the bare bytes."""
-        return self.client.post(
-            "/predict", content=image, params=query, headers={"Content-Type": "application/octet-stream"}
-        )
-
-    def faces(self, image: bytes, **query: Any) -> list[dict[str, Any]]:
-        """The faces of an answer that must be a 200."""
-        answer = self.predict(image, **query)
-        assert answer.status_code == 200, answer.text
-        faces: list[dict[str, Any]] = answer.json()["faces"]
-        return faces
 
     def log(self) -> str:
         """All that the server has written so far."""
@@ -369,16 +412,3 @@ def in_process(settings: Settings, ask: Callable[[FastAPI, httpx.AsyncClient], A
             await ask(app, client)
 
     asyncio.run(asyncio.wait_for(run(), PATIENCE))
-
-
-def build_site(folder: Path, config: Path = ROOT / "mkdocs.yml") -> subprocess.CompletedProcess[str]:
-    """Build the documentation into `folder` as `make docs` does."""
-    pytest.importorskip("mkdocs", reason="needs MkDocs: it is in requirements/dev.txt")
-    return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", config, "--site-dir", folder],
-        cwd=ROOT,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )

@@ -18,10 +18,10 @@ from agegender.inference.pipeline import Pipeline
 from agegender.inference.pool import Load
 from agegender.main import create_app
 from agegender.settings import Settings
-from helpers import PATIENCE
+from helpers import PATIENCE, Service
 
 
-class LocalService:
+class LocalService(Service):
     """Started and stopped by a `with` block."""
 
     def __init__(self, settings: Settings) -> None:
@@ -47,10 +47,6 @@ class LocalService:
         self._thread.join(PATIENCE)
         self._socket.close()
         assert not self._thread.is_alive()
-
-    def predict(self, image: bytes, **query: Any) -> httpx.Response:
-        """Send the bare bytes."""
-        return self.client.post("/predict", content=image, params=query)
 
 
 class GatedService(LocalService):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +75,6 @@ def test_options_are_those_of_the_service(predictor: Predictor) -> None:
             predictor.predict(GRACE_HOPPER, **invalid)  # type: ignore[misc]
 
 
-def test_threads_may_share_it(predictor: Predictor) -> None:
-    alone = plain(predictor.predict(ASTRONAUT, detector="haar"))
-    with ThreadPoolExecutor(4) as threads:
-        predictions = list(threads.map(lambda _: predictor.predict(ASTRONAUT, detector="haar"), range(12)))
-    assert [plain(prediction) for prediction in predictions] == [alone] * 12
-
-
 @pytest.mark.parametrize(
     ("photograph", "options", "expected", "message"),
     [
@@ -109,6 +101,8 @@ def test_limits_and_files_are_those_of_the_settings(
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
     with pytest.raises(ImageTooLarge, match=r"million are allowed for this kind of file"):
         Predictor(Settings(models=models_folder, max_image_memory=100_000)).predict(ASTRONAUT)
+    a = Predictor(Settings(models=models_folder, default_model="age_gender_A"))
+    assert a.predict(ASTRONAUT, detector="none").model == "age_gender_A"
     with pytest.raises(DetectorUnavailable, match=r"use auto or haar, .*`agegender fetch-detector`"):
         Predictor(Settings(models=models_folder)).predict(ASTRONAUT, detector="yunet")
     with pytest.raises(DetectorFileError, match=r"nowhere\.onnx cannot be read"):
@@ -128,9 +122,17 @@ def test_the_models_are_those_of_the_working_directory_or_of_the_package(
     assert Settings().models == Path("models")
 
 
-def test_the_package_itself_is_light_to_import() -> None:
-    script = "import sys, agegender; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert not {"numpy", "cv2", "onnxruntime", "pydantic", "fastapi"} & set(loaded)
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import agegender", {"numpy", "cv2", "onnxruntime", "pydantic", "fastapi"}),
+        (
+            "from agegender import AsyncClient, Client",
+            {"cv2", "onnxruntime", "fastapi", "starlette", "uvicorn"},
+        ),
+    ],
+)
+def test_an_import_loads_no_more_than_it_needs(statement: str, absent: set[str]) -> None:
+    script = f"{statement}; import sys; print(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not absent & set(ended.stdout.split())

@@ -21,6 +21,7 @@ from helpers import (
     IMAGE,
     PATIENCE,
     Server,
+    Service,
     Upload,
     check_problem,
     grey,
@@ -53,9 +54,7 @@ BAD = {
 Sent = Sequence[tuple[str, bytes]]
 
 
-def ask(
-    server: Server | LocalService, images: Sent, headers: dict[str, str] | None = None, **query: Any
-) -> httpx.Response:
+def ask(server: Service, images: Sent, headers: dict[str, str] | None = None, **query: Any) -> httpx.Response:
     files = [("images", image) for image in images]
     return server.client.post("/predict/batch", files=files, params=query, headers=headers)
 
@@ -159,16 +158,6 @@ def test_a_file_name_comes_back_as_it_was_sent(server: Server, sent: bytes, back
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/json"
     assert [result["filename"] for result in answer.json()["results"]] == [back]
-
-
-@pytest.mark.parametrize("charset", ["utf-7", "unicode_escape", "idna", "undefined", "utf-16", "no-such"])
-def test_no_charset_makes_of_a_file_name_what_cannot_be_answered(server: Server, charset: str) -> None:
-    headers = {"Content-Type": f"{FORM}; charset={charset}"}
-    for filename in (b"+2AA-.png", b"\\ud800.png", b"xn--\xff", 70 * b"a" + b".."):
-        answer = server.client.post("/predict/batch?detector=none", content=named(filename), headers=headers)
-        if answer.status_code != 200:
-            check_problem(answer, 400, "multipart-invalid", "/predict/batch")
-        assert answer.json()
 
 
 def test_it_is_one_line_in_the_log_and_one_request_in_the_metrics(server: Server) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from agegender.settings import Settings
-from helpers import Server, check_problem
+from helpers import Server, Service, check_problem
 from local_service import LocalService
 
 ORIGIN, OTHER = "https://app.example", "http://localhost:3000"
@@ -38,7 +38,7 @@ def may_read(answer: httpx.Response) -> bool:
     }
 
 
-def ask_first(server: Server | LocalService, origin: str) -> httpx.Response:
+def ask_first(server: Service, origin: str) -> httpx.Response:
     headers = {
         "Origin": origin,
         "Access-Control-Request-Method": "POST",

@@ -119,13 +119,3 @@ def test_broken_forms_end_as_the_contract_says(
     )
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
     check_contract(server.client.post(path, content=body, headers=headers), path)
-
-
-@given(st.binary(max_size=500), st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40))
-@settings(max_examples=200, deadline=None)
-def test_random_bytes_of_any_type_end_as_the_contract_says(
-    server: Server, data: bytes, content_type: str
-) -> None:
-    check_contract(
-        server.client.post("/predict", content=data, headers={"Content-Type": content_type.strip()})
-    )

@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--screenshots", metavar="FOLDER", help="where to put the pictures of the page")
-
-
 # Not for the session: while it is there, an event loop runs in this thread, and others' tests start their own.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:

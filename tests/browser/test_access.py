@@ -23,8 +23,9 @@ def check_axe(page: Page) -> None:
     assert results.violations_count == 0, results.generate_report()
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
-@pytest.mark.parametrize("settings", [{}, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize(
+    ("settings", "colours"), [({}, "light"), (PHONE, "dark")], ids=["desk, light", "phone, dark"]
+)
 def test_axe_finds_nothing_wrong(
     open_page: Callable[..., Page], server: Server, settings: dict[str, object], colours: str
 ) -> None:
@@ -41,11 +42,10 @@ def test_axe_finds_nothing_wrong(
     check_axe(page)
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
 def test_axe_finds_nothing_wrong_where_a_key_is_needed(
-    open_page: Callable[..., Page], bare_server: Server, colours: str
+    open_page: Callable[..., Page], bare_server: Server
 ) -> None:
-    page = open_page(bare_server, color_scheme=colours, reduced_motion="reduce")
+    page = open_page(bare_server, color_scheme="dark", reduced_motion="reduce")
     page.get_by_label("API key").fill("wrong")
     page.get_by_role("button", name="Use this key").click()
     expect(page.get_by_role("alert")).to_contain_text("did not take this key")
@@ -111,36 +111,6 @@ def test_the_focus_stays_while_another_answer_comes(page: Page) -> None:
     held.pop().continue_()
     expect(copy).to_have_count(2)
     expect(copy.first).to_be_focused()
-
-
-def test_a_screen_reader_hears_what_there_is_to_see(page: Page, server: Server) -> None:
-    image = png(side_by_side())
-    answer = server.predict(image).json()
-    choose(page, ("both.png", image))
-    expect(status(page)).to_have_text("1 photograph done, 2 faces found")
-    faces = [
-        line
-        for face in estimates(answer)
-        for line in ["    - listitem:", *(f"      - paragraph: {text}" for text in face)]
-    ]
-    expect(card(page, "both.png")).to_match_aria_snapshot(
-        "\n".join(
-            [
-                '- article "both.png":',
-                '  - heading "both.png" [level=3]',
-                '  - button "Remove both.png"',
-                "  - figure:",
-                '    - img "both.png, 2 faces marked"',
-                '  - heading "Tiny" [level=4]',
-                "  - paragraph: /2 faces found by/",
-                "  - list:",
-                *faces,
-                "  - paragraph: /ms/",
-                """  - 'button "Copy JSON: both.png, Tiny"\'""",
-                """  - 'button "Copy curl: both.png, Tiny"\'""",
-            ]
-        )
-    )
 
 
 def test_fits_a_telephone(open_page: Callable[..., Page], server: Server) -> None:

@@ -11,21 +11,6 @@ pytest.importorskip("playwright.sync_api", reason="needs Playwright: it is in re
 from playwright.sync_api import BrowserContext, expect
 
 
-def test_it_shows_what_there_is_and_asks_for_it(
-    new_context: Callable[..., BrowserContext], server: Server
-) -> None:
-    page = new_context().new_page()
-    page.goto(f"{server.url}/docs")
-    expect(page.get_by_role("heading", name="Age and gender")).to_be_visible()
-    for path in ("/predict", "/predict/batch", "/models"):
-        expect(page.locator(f'.opblock-summary-path[data-path="{path}"]')).to_be_visible()
-    page.get_by_role("button", name="GET /models", exact=False).first.click()
-    page.get_by_role("button", name="Try it out").click()
-    page.get_by_role("button", name="Execute").click()
-    expect(page.locator(".live-responses-table .response-col_status").last).to_have_text("200")
-    expect(page.locator(".live-responses-table")).to_contain_text("age_gender_B")
-
-
 def test_it_takes_a_photograph_and_a_key(
     new_context: Callable[..., BrowserContext], bare_server: Server, keys: tuple[str, str]
 ) -> None:

@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers import ASTRONAUT, ROOT, YUNET_OPTIONS, serving, without_timings
+from agegender.settings import Settings
+from helpers import ASTRONAUT, ROOT, without_timings
+from local_service import LocalService
 
 pytest.importorskip("playwright.sync_api", reason="needs Playwright: it is in requirements/dev.txt")
 from playwright.sync_api import BrowserContext, expect
@@ -34,13 +36,10 @@ def published(folder: Path) -> Iterator[str]:
             thread.join()
 
 
-@pytest.mark.parametrize(
-    ("width", "colours"), [(1280, "light"), (390, "dark")], ids=["desk", "telephone in the dark"]
-)
-def test_every_page_fits_and_asks_nobody_else(
-    new_context: Callable[..., BrowserContext], site: Path, width: int, colours: str
+def test_every_page_fits_a_telephone_and_asks_nobody_else(
+    new_context: Callable[..., BrowserContext], site: Path
 ) -> None:
-    page = new_context(viewport={"width": width, "height": 800}, color_scheme=colours).new_page()
+    page = new_context(viewport={"width": 390, "height": 800}).new_page()
     with published(site) as address:
         for file in sorted(site.rglob("*.html")):
             page.goto(f"{address}/{file.relative_to(site)}")
@@ -51,23 +50,15 @@ def test_every_page_fits_and_asks_nobody_else(
                 assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
 
 
-def test_what_is_searched_is_found(new_context: Callable[..., BrowserContext], site: Path) -> None:
-    page = new_context().new_page()
-    with published(site) as address:
-        page.goto(f"{address}/index.html")
-        page.get_by_role("textbox", name="Search").fill("AGEGENDER_QUEUE_SIZE")
-        expect(page.get_by_role("link", name="Settings").last).to_be_visible()
-
-
 def test_the_module_of_the_examples_asks_from_a_page_of_another_origin(
-    new_context: Callable[..., BrowserContext], models_folder: Path, empty_cache: Path, tmp_path: Path
+    new_context: Callable[..., BrowserContext], models_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "index.html").write_text("<!doctype html><title>Test</title><link rel=icon href=data:,>")
     (tmp_path / "agegender.mjs").symlink_to(ROOT / "examples/agegender.mjs")
     (tmp_path / "photo.jpg").symlink_to(ASTRONAUT)
     with (
         published(tmp_path) as address,
-        serving(models_folder, empty_cache, f"--cors-origins={address}", *YUNET_OPTIONS) as service,
+        LocalService(Settings(models=models_folder, workers=1, cors_origins=address)) as service,
     ):
         page = new_context().new_page()
         page.goto(address)

@@ -14,7 +14,6 @@ import pytest
 from agegender import Predictor
 from agegender.cli import commands
 from agegender.settings import Settings
-from click.testing import Result
 from helpers import (
     ASTRONAUT,
     GRACE_HOPPER,
@@ -28,7 +27,7 @@ from helpers import (
     serving,
     side_by_side,
 )
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 Audit = Callable[..., Result]
 

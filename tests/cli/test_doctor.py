@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agegender import cores
 from agegender.cli import doctor
 from agegender.settings import Settings
-from helpers import AGEGENDER, PATIENCE, YUNET, Server, environment, needs_yunet, serving
+from helpers import YUNET, Server, agegender, needs_yunet, serving
 from tiny_models import put_model
 
 
@@ -38,22 +35,9 @@ def found(findings: list[doctor.Finding], text: str) -> doctor.Finding:
     return finding
 
 
-def run(models: Path, cache: Path, **extra: str) -> subprocess.CompletedProcess[str]:
-    env = {"AGEGENDER_MODELS": str(models), "AGEGENDER_PORT": str(free_port()), **extra}
-    ended = subprocess.run(
-        [AGEGENDER, "doctor"],
-        env=environment(cache, **env),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert "Traceback" not in ended.stderr
-    return ended
-
-
 def test_where_nothing_is_wrong_it_lists_what_there_is(models_folder: Path, empty_cache: Path) -> None:
-    ended = run(models_folder, empty_cache)
+    settings = {"AGEGENDER_MODELS": str(models_folder), "AGEGENDER_PORT": str(free_port())}
+    ended = agegender(empty_cache, "doctor", **settings)
     assert (ended.returncode, ended.stderr) == (0, "")
     for line in (
         "ok    agegender 0.",
@@ -124,7 +108,8 @@ def test_a_broken_package_is_a_finding_and_the_exit_code_is_1(
 ) -> None:
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
     (tmp_path / "opentelemetry.py").write_text("raise ImportError")
-    ended = run(models_folder, empty_cache, AGEGENDER_TRACES="true", PYTHONPATH=str(tmp_path))
+    settings = {"AGEGENDER_MODELS": str(models_folder), "AGEGENDER_TRACES": "true"}
+    ended = agegender(empty_cache, "doctor", **settings, PYTHONPATH=str(tmp_path))
     assert ended.returncode == 1
     assert re.fullmatch(r"agegender: \d problems found\.\n", ended.stderr)
     assert (
@@ -132,15 +117,3 @@ def test_a_broken_package_is_a_finding_and_the_exit_code_is_1(
         "with `python -m pip install --force-reinstall opencv-python-headless`.\n"
     ) in ended.stdout
     assert "wrong AGEGENDER_TRACES is set, but OpenTelemetry is not installed" in ended.stdout
-
-
-def test_more_workers_than_a_container_may_use_are_noted(
-    models_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cores, "_CGROUP", tmp_path)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
-    (tmp_path / "cpu.max").write_text("150000 100000\n")
-    state, text = found(examine(models_folder, workers=16), "16 workers")
-    assert (state, text.partition(": ")[2]) == ("note", "set AGEGENDER_WORKERS to 2, or leave it unset.")
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert found(examine(models_folder, workers=16), "16 workers").state == "ok"

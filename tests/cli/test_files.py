@@ -10,7 +10,7 @@ from agegender.answers import Prediction
 from agegender.cli.files import File, find_files, results
 from agegender.settings import Settings
 from agegender.vision.errors import ImageUnreadable
-from helpers import PATIENCE, grey, png
+from helpers import PATIENCE
 
 ANSWER = Prediction.model_validate(Prediction.model_json_schema()["example"])
 
@@ -90,25 +90,6 @@ def test_annotated_pictures_lie_as_the_files_in_their_folder(album: Path) -> Non
     ]
 
 
-def test_annotated_pictures_of_a_pattern_lie_as_the_files_below_its_fixed_part(album: Path) -> None:
-    (album / "deep/b.jpg").touch()
-    (album / "deep/deeper/b.jpg").touch()
-    for pattern in ("deep/**/b.jpg", f"{album}/deep/**/b.jpg"):
-        annotated = [file.annotated for file in find_files([pattern])[0]]
-        assert annotated == ["b.annotated.jpg", "deeper/b.annotated.jpg"]
-
-
-def test_a_name_too_long_to_be_annotated_costs_no_other_its_picture(album: Path) -> None:
-    long, short = album / f"{'n' * 248}.jpg", album / "b.jpg"
-    for path in (long, short):
-        path.write_bytes(png(grey()))
-    files = [File(str(path), path.with_suffix(".annotated.jpg").name) for path in (long, short)]
-    first, second = results(files, lambda _: ANSWER, 1, Settings(), album / "drawn")
-    assert "is too long" in str(first.outcome)
-    assert second.outcome == ANSWER
-    assert (album / "drawn/b.annotated.jpg").stat().st_size > 0
-
-
 def test_results_come_in_order_from_several_threads_and_few_files_are_read_ahead(album: Path) -> None:
     names = [f"{number}.jpg" for number in range(200)]
     for name in names:
@@ -130,15 +111,3 @@ def test_results_come_in_order_from_several_threads_and_few_files_are_read_ahead
         assert result.name == names[taken]
         assert len(asked) <= taken + 8
     assert seen == [*names[:7], "No image.", *names[8:]]
-
-
-def test_what_stops_one_stops_all_and_the_rest_is_not_begun(album: Path) -> None:
-    asked: list[bytes] = []
-
-    def predict(data: bytes) -> Prediction:
-        asked.append(data)
-        raise RuntimeError("a defect")
-
-    with pytest.raises(RuntimeError):
-        list(results([File("b.jpg")] * 200, predict, 2, Settings()))
-    assert len(asked) <= 8

@@ -9,12 +9,9 @@ import http.server
 import json
 import os
 import pickle
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +22,7 @@ from agegender.answers import BatchAnswer, ImagePrediction, ImageProblem, Models
 from agegender.api import problems
 from agegender.api.problems import Kind, problem_response
 from agegender.client import AgeGenderError, BadRequest, Busy, Defect, Refused, TimedOut, Unreachable
-from agegender.settings import Settings
-from helpers import ASTRONAUT, PATIENCE, Server, grey, pixels, png, side_by_side, without_timings
-from local_service import gated_service
+from helpers import ASTRONAUT, PATIENCE, Server, grey, pixels, png, side_by_side, web_server, without_timings
 
 Ask = Callable[..., Any]
 
@@ -131,79 +126,19 @@ def test_a_key_opens_the_service(ask: Ask, bare_server: Server, keys: tuple[str,
     assert ask(bare_server.url, "ready") is True
 
 
-@pytest.mark.parametrize(
-    ("photograph", "options", "kind", "detail"),
-    [
-        (b"no image", {}, problems.IMAGE_UNREADABLE, "Send a JPEG"),
-        (b"any", {"model": "age_gender_Z"}, problems.MODEL_UNKNOWN, "there are: age_gender_B"),
-        (b"any", {"max_faces": 0}, problems.PARAMETER_INVALID, "from 1 to 100"),
-        (b"any", {"modle": "age_gender_A"}, problems.PARAMETER_INVALID, "no query parameter of that name"),
-    ],
-)
 def test_the_exception_for_a_bad_request_has_the_problem_of_the_service(
-    ask: Ask,
-    bare_server: Server,
-    keys: tuple[str, str],
-    photograph: bytes,
-    options: dict[str, Any],
-    kind: Kind,
-    detail: str,
+    ask: Ask, bare_server: Server, keys: tuple[str, str]
 ) -> None:
-    with pytest.raises(BadRequest) as raised:
-        ask(bare_server.url, "predict", photograph, client={"api_key": keys[0]}, **options)
-    problem = raised.value.problem
-    assert detail in str(raised.value) == problem.detail
-    assert (problem.type, problem.title, problem.status) == (kind.type, kind.title, kind.status)
-    assert bare_server.request_line(problem.request_id)["status"] == kind.status
-
-
-@pytest.mark.parametrize("limit", ["1/second", "1/hour"])
-def test_a_rate_limit_is_waited_for_unless_that_takes_long(
-    ask: Ask, models_folder: Path, monkeypatch: pytest.MonkeyPatch, limit: str
-) -> None:
-    settings = Settings(models=models_folder, workers=1, rate_limit=limit)
-    with gated_service(settings, monkeypatch) as service:
-        ask(service.url, "models")
-        if limit == "1/second":
-            assert ask(service.url, "models").default == "age_gender_B"
-        else:
-            with pytest.raises(Refused, match="per hour") as raised:
-                ask(service.url, "models")
-            assert 60 < (raised.value.retry_after or 0) <= 3600
-
-
-@pytest.mark.parametrize("opens", [True, False], ids=["in time", "never"])
-def test_an_overloaded_service_is_asked_again(
-    ask: Ask, models_folder: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch, opens: bool
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
-    image = png(grey(51))
-
-    def predict(retries: int) -> float:
-        answer = ask(service.url, "predict", image, client={"retries": retries}, detector="none")
-        return float(answer.faces[0].age.years)
-
-    def wait_until(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.001)  # lets the threads of the service run
-
-    settings = Settings(models=models_folder, workers=1, queue_size=0)
-    with gated_service(settings, monkeypatch) as service, ThreadPoolExecutor(2) as threads:
-        service.gate.clear()
-        first = threads.submit(predict, 0)
-        wait_until(lambda: service.load().running == 1)
-        second = threads.submit(predict, 4 if opens else 1)
-        if opens:
-            wait_until(lambda: service.load().refused >= 1)
-        else:
-            with pytest.raises(Busy, match="try again"):
-                second.result(PATIENCE)
-        service.gate.set()
-        assert first.result(PATIENCE) == 20
-        if opens:
-            assert second.result(PATIENCE) == 20
+    for photograph, options, kind, detail in (
+        (b"no image", {}, problems.IMAGE_UNREADABLE, "Send a JPEG"),
+        (b"any", {"modle": "age_gender_A"}, problems.PARAMETER_INVALID, "no query parameter of that name"),
+    ):
+        with pytest.raises(BadRequest) as raised:
+            ask(bare_server.url, "predict", photograph, client={"api_key": keys[0]}, **options)
+        problem = raised.value.problem
+        assert detail in str(raised.value) == problem.detail
+        assert (problem.type, problem.title, problem.status) == (kind.type, kind.title, kind.status)
+        assert bare_server.request_line(problem.request_id)["status"] == kind.status
 
 
 # Other servers
@@ -218,47 +153,35 @@ class Canned:
     """A server that gives one answer after the other, the last one again and again; None closes the connection."""
 
     def __init__(self, *answers: Answer | None) -> None:
+        self.url = ""
         self.bodies: list[bytes] = []
         self.times: list[float] = []
         self.open = threading.Event()
         self.open.set()
-        canned = self
+        self._answers = answers
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                canned.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
-                canned.times.append(time.time())
-                assert canned.open.wait(PATIENCE)
-                answer = answers[min(len(canned.bodies), len(answers)) - 1]
-                if answer is None:
-                    self.connection.close()
-                    return
-                status, headers, body = answer
-                with contextlib.suppress(ConnectionError):
-                    self.send_response(status)
-                    for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                        self.send_header(name, value)
-                    self.end_headers()
-                    self.wfile.write(body)
-
-            def do_GET(self) -> None:
-                self.do_POST()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+    def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        self.bodies.append(request.rfile.read(int(request.headers.get("Content-Length", 0))))
+        self.times.append(time.time())
+        assert self.open.wait(PATIENCE)
+        answer = self._answers[min(len(self.bodies), len(self._answers)) - 1]
+        if answer is None:
+            request.connection.close()
+            return
+        status, headers, body = answer
+        request.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(body)
 
 
 @contextlib.contextmanager
 def answering(*answers: Answer | None) -> Iterator[Canned]:
     canned = Canned(*answers)
-    with canned.server:
-        threading.Thread(target=canned.server.serve_forever, args=(0.01,), daemon=True).start()
+    with web_server(canned.answer) as canned.url:
         yield canned
         canned.open.set()
-        canned.server.shutdown()
 
 
 def refusal(kind: Kind, **headers: str) -> Answer:
@@ -406,11 +329,3 @@ def test_a_photograph_that_cannot_be_read_is_not_sent(ask: Ask) -> None:
         with pytest.raises(ValueError, match="order of its colours"):
             ask(canned.url, "predict_batch", [b"any", grey()])
     assert canned.bodies == []
-
-
-def test_importing_the_client_loads_nothing_that_serves_or_runs_models() -> None:
-    script = "import sys; from agegender import AsyncClient, Client; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert not {"fastapi", "starlette", "uvicorn", "cv2", "onnxruntime"} & set(loaded)

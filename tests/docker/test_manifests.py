@@ -38,9 +38,3 @@ def test_the_manifest_keeps_to_the_published_schemas(validator: Path) -> None:
     output = run("sh", "-c", f"{validator} --strict {MANIFEST} 2>&1")
     for resource in ("deployment", "service", "horizontalpodautoscaler", "poddisruptionbudget"):
         assert f"passed for resource {resource}/agegender" in output
-
-
-def test_the_validator_sees_mistakes(validator: Path, tmp_path: Path) -> None:
-    wrong = tmp_path / "wrong.yaml"
-    wrong.write_text(MANIFEST.read_text().replace("readOnlyRootFilesystem", "readOnlyRoot"))
-    assert "readOnlyRoot" in run("sh", "-c", f"{validator} --strict {wrong} 2>&1", check=False)

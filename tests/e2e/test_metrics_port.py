@@ -54,21 +54,3 @@ def test_they_are_not_on_the_other_port(server: Server) -> None:
 )
 def test_nothing_else_is_there(metrics: httpx.Client, method: str, path: str) -> None:
     check_problem(metrics.request(method, path), 404, "not-found", path)
-
-
-def test_an_answer_is_as_careful_as_on_the_other_port(metrics: httpx.Client) -> None:
-    headers = metrics.get("/metrics", headers={"X-Request-ID": "scrape-1"}).headers
-    assert headers["x-request-id"] == "scrape-1"
-    assert headers["x-content-type-options"] == "nosniff"
-    assert "server" not in headers
-
-
-def test_both_stop_together(models_folder: Path, empty_cache: Path) -> None:
-    with serving(models_folder, empty_cache, "--workers=1", "--metrics-port=0") as server:
-        (url,) = re.findall(r"http://[\w.:/]+", server.wait_for_line("metrics are at")["message"])
-        with httpx.Client(trust_env=False) as client:
-            assert client.get(url).status_code == 200  # and the connection stays open
-            assert server.stop() == 0
-            with pytest.raises(httpx.TransportError):
-                client.get(url)
-    assert '"level": "error"' not in server.log()

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from agegender.settings import Settings
-from helpers import PATIENCE, Server, connected, grey, png, read_to_the_end, serving
+from helpers import IMAGE, PATIENCE, Server, connected, read_to_the_end, serving
 
-IMAGE = png(grey(51))
 HEAD = b"POST /predict?detector=none HTTP/1.1\r\nHost: service\r\nContent-Type: image/png\r\n"
 WITH_LENGTH = HEAD + b"Content-Length: %d\r\n\r\n" % len(IMAGE)
 UNFINISHED = {
@@ -30,13 +29,6 @@ UNFINISHED = {
 
 
 @pytest.fixture(scope="module")
-def patient(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
-    """A service with the usual time for a request to arrive."""
-    with serving(models_folder, empty_cache, "--workers=1", "--queue-size=1") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def hasty(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
     """A service that gives a request one second to arrive, and keeps idle connections for one more."""
     with serving(
@@ -45,14 +37,14 @@ def hasty(models_folder: Path, empty_cache: Path) -> Iterator[Server]:
         yield server
 
 
-def test_200_of_them_keep_no_answer_from_others(patient: Server) -> None:
-    with connected(patient, 200) as connections:
+def test_200_of_them_keep_no_answer_from_others(narrow_server: Server) -> None:
+    with connected(narrow_server, 200) as connections:
         for i, connection in enumerate(connections):
             connection.sendall(list(UNFINISHED.values())[i % len(UNFINISHED)])
         for _ in range(10):
-            assert patient.predict(IMAGE, detector="none").status_code == 200
+            assert narrow_server.predict(IMAGE, detector="none").status_code == 200
             for path in ("/health/live", "/health/ready", "/metrics", "/models"):
-                assert patient.client.get(path).status_code == 200
+                assert narrow_server.client.get(path).status_code == 200
         # One of them goes on, and is answered.
         slow = connections[list(UNFINISHED).index("half a body")]
         slow.sendall(IMAGE[-1:])
@@ -96,14 +88,6 @@ def test_empty_lines_hold_no_connection_open(hasty: Server) -> None:
                     if connection.recv(4096) == b"":
                         break
                 assert time.monotonic() < ends
-
-
-def test_a_head_without_end_is_refused(patient: Server) -> None:
-    with connected(patient) as (connection,):
-        with contextlib.suppress(ConnectionError):
-            for _ in range(200):
-                connection.sendall(b"X-Padding: " + 1000 * b"x" + b"\r\n" if _ else HEAD)
-        assert read_to_the_end(connection)[:12] in (b"HTTP/1.1 400", b"")
 
 
 def test_an_idle_connection_is_kept_for_longer_than_load_balancers_do_and_then_closed(hasty: Server) -> None:

@@ -8,7 +8,6 @@ from agegender.inference.ages import (
     MIN_COVERAGE,
     AgeEstimate,
     AgeInterval,
-    calibrate_distributions,
     expectation,
     quantiles,
     read_ages,
@@ -66,17 +65,6 @@ def test_the_estimate_is_the_expectation_or_the_median() -> None:
     assert read_ages(SKEWED, "median", NORMAL).years[0] == pytest.approx(20.333, abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("coverage", "deviations"), [(0.5, 0.674), (0.8, 1.2816), (0.9, 1.645), (0.93, 1.812), (0.99, 2.576)]
-)
-def test_the_interval_of_a_normal_distribution_is_its_own_at_every_coverage(
-    coverage: float, deviations: float
-) -> None:
-    ages = read_ages(bell(40, 5), "median", NORMAL, coverage)
-    assert ages.years[0] - ages.low[0] == pytest.approx(5 * deviations, rel=0.01)
-    assert ages.high[0] - ages.years[0] == pytest.approx(5 * deviations, rel=0.01)
-
-
 def test_factors_are_those_of_the_estimated_age_and_of_its_side() -> None:
     table = {**NORMAL_INTERVAL, "age": [20, 40], "low": [[1, 2]] * 5, "high": [[3, 5]] * 5}
     table["usual_width"] = [5, 5]
@@ -88,12 +76,6 @@ def test_factors_are_those_of_the_estimated_age_and_of_its_side() -> None:
     above = [float((ages.high - ages.years)[0] / one) for ages in at.values()]
     assert below == pytest.approx([1, 1, 1.5, 2, 2], rel=0.01)
     assert above == pytest.approx([3, 3, 4, 5, 5], rel=0.01)
-
-
-@pytest.mark.parametrize("coverage", [0.49, 0.991, float("nan")])
-def test_a_coverage_that_was_not_calibrated_is_refused(coverage: float) -> None:
-    with pytest.raises(ValueError, match=r"between 0\.5 and 0\.99"):
-        read_ages(SKEWED, "median", NORMAL, coverage)
 
 
 DISTRIBUTIONS = st.lists(st.floats(0, 1), min_size=AGES, max_size=AGES).filter(lambda w: sum(w) > 0.1)
@@ -124,35 +106,6 @@ def test_the_interval_holds_the_estimate_well_inside_and_grows_with_the_coverage
         assert ages.years[0] - ages.low[0] >= tenth - 1e-9
         if ages.years[0] < 90:
             assert ages.high[0] - ages.years[0] >= tenth - 1e-9
-
-
-@settings(deadline=None)
-@given(DISTRIBUTIONS, ESTIMATES, INTERVALS)
-def test_calibrated_probabilities_add_up_to_1(
-    weights: list[float], estimate: AgeEstimate, interval: AgeInterval
-) -> None:
-    probabilities = calibrate_distributions(np.array([weights]), estimate, interval)
-    assert probabilities.shape == (1, AGES)
-    assert probabilities.min() >= 0
-    assert probabilities.sum() == pytest.approx(1)
-
-
-def test_a_calibrated_distribution_agrees_with_the_intervals() -> None:
-    wider = AgeInterval.model_validate(
-        {
-            **NORMAL_INTERVAL,
-            "low": [[0.8], [1.5], [1.9], [2.3], [3.0]],
-            "high": [[0.6], [1.2], [1.5], [1.8], [2.3]],
-        }
-    )
-    distribution = calibrate_distributions(bell(40, 5), "median", wider)
-    for coverage in (0.5, 0.8, 0.9, 0.95, 0.99):
-        ends = read_ages(bell(40, 5), "median", wider, coverage)
-        tail = (1 - coverage) / 2
-        found = quantiles(distribution, (tail, 1 - tail))[0]
-        assert found == pytest.approx(
-            [ends.low[0], ends.high[0]], abs=0.5
-        )  # probabilities are by whole years
 
 
 def test_a_temperature_divides_the_logit() -> None:

@@ -80,18 +80,6 @@ def test_the_archive_gives_what_its_folder_gives(utkface: Path, tmp_path: Path) 
     assert packed.digest() == loose.digest()
 
 
-def test_a_reader_of_the_cache_keeps_its_faces_while_others_are_prepared(
-    utkface: Path, tmp_path: Path
-) -> None:
-    faces, _ = data.prepare(tmp_path / "cache", utkface)
-    before = np.array(faces.crops)
-    write_chips(tmp_path / "few", 3)
-    again, _ = data.prepare(tmp_path / "cache", tmp_path / "few")
-    assert len(again) == 3
-    assert np.array_equal(faces.crops, before)
-    assert again.digest() != faces.digest()
-
-
 def test_an_archive_with_a_damaged_face_is_said_to_be_none(utkface: Path, tmp_path: Path) -> None:
     """Stored as it is, so that nothing but the checksum at the archive's end can tell."""
     with tarfile.open(tmp_path / "UTKFace.tar.gz", "w:gz", compresslevel=0) as archive:
@@ -99,16 +87,6 @@ def test_an_archive_with_a_damaged_face_is_said_to_be_none(utkface: Path, tmp_pa
     expect_refusal_when_damaged(
         tmp_path / "UTKFace.tar.gz", (utkface / chip_name(0, 0, 0, 0)).read_bytes()[200:220]
     )
-
-
-def test_an_archive_that_ends_behind_a_face_is_said_to_be_none(utkface: Path, tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "whole.tar", "w") as archive:
-        archive.add(utkface, "UTKFace")
-    with tarfile.open(tmp_path / "whole.tar") as archive:
-        tenth = archive.getmembers()[10].offset
-    (tmp_path / "UTKFace.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:tenth])
-    with pytest.raises(TrainingError, match="is not a complete archive"):
-        data.prepare(tmp_path / "cache", tmp_path / "UTKFace.tar")
 
 
 def test_an_archive_with_a_damaged_header_is_said_to_be_none(utkface: Path, tmp_path: Path) -> None:
@@ -126,20 +104,6 @@ def expect_refusal_when_damaged(path: Path, part: bytes) -> None:
         data.prepare(path.parent / "cache", path)
 
 
-def test_what_cannot_be_prepared_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="cannot be unpacked"):
-        data.prepare(tmp_path / "cache", tmp_path / "nowhere.tar.gz")
-    (tmp_path / "cut.tar.gz").write_bytes(b"\x1f\x8b\x08\x00 no archive")
-    with pytest.raises(TrainingError, match="is not a complete archive"):
-        data.prepare(tmp_path / "cache", tmp_path / "cut.tar.gz")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(TrainingError, match="No usable face was found"):
-        data.prepare(tmp_path / "cache", tmp_path / "empty")
-    assert not list((tmp_path / "cache").iterdir())
-    with pytest.raises(TrainingError, match="run `python -m training prepare` first"):
-        data.load(tmp_path / "cache")
-
-
 def test_fairface_is_cropped_and_those_without_a_face_are_counted(tmp_path: Path) -> None:
     write_chips(tmp_path / "UTKFace", 2)
     fairface = photographs(tmp_path / "fairface")
@@ -150,23 +114,6 @@ def test_fairface_is_cropped_and_those_without_a_face_are_counted(tmp_path: Path
     row = faces.indices(faces.split[2], "fairface")[0]
     assert (faces.name[row], faces.age_low[row], faces.age_high[row]) == ("fairface/train/1.jpg", 40, 49)
     assert (faces.race[row], bool(faces.male[row])) == ("White", False)
-
-
-def test_images_that_no_table_of_fairface_names_are_counted(tmp_path: Path) -> None:
-    write_chips(tmp_path / "UTKFace", 2)
-    fairface = photographs(tmp_path / "fairface")
-    table = fairface / "fairface_label_train.csv"
-    table.write_text(table.read_text().partition("train/2.jpg")[0])
-    _, summaries = data.prepare(tmp_path / "cache", tmp_path / "UTKFace", [fairface], Haar())
-    assert summaries["fairface"].used == 1
-    assert summaries["fairface"].malformed == ["fairface/train/2.jpg", "fairface/train/3.jpg"]
-
-
-def test_two_tables_of_fairface_are_not_read_as_one(tmp_path: Path) -> None:
-    for part in ("one", "other"):
-        photographs(tmp_path / "fairface" / part)
-    with pytest.raises(TrainingError, match=r"has 2 tables fairface_label_train\.csv, not one"):
-        data.prepare(tmp_path / "cache", None, [tmp_path / "fairface"], Haar())
 
 
 def test_parts_of_fairface_are_read_one_after_another_whatever_their_format(tmp_path: Path) -> None:

@@ -94,13 +94,6 @@ def test_a_face_counts_in_every_group_that_it_is_in() -> None:
     assert groups["gender", "male"] == [True, False, True, False]
 
 
-def test_a_bin_that_straddles_a_range_is_left_out_of_it() -> None:
-    bins = outcome("fairface", age_low=[3, 10, 70], age_high=[9, 19, 116], years=[5, 15, 75])
-    groups = {(kind, name): members.tolist() for kind, name, members in evaluate.parts(bins)}
-    assert groups["range", "5 and older"] == [False, True, True]
-    assert groups["true", "70 and older"] == [False, False, True]
-
-
 def test_fairness_shows_each_group_and_the_largest_difference() -> None:
     # Twenty faces each: all White women are right, and half of the Black men.
     black = np.arange(40) >= 20
@@ -117,31 +110,3 @@ def test_fairness_shows_each_group_and_the_largest_difference() -> None:
         ("White, female", "20", "100.0 %"),
         ("largest difference", "", "50.0 %"),
     ]
-
-
-def test_groups_too_small_to_compare_are_left_out() -> None:
-    assert evaluate.fairness(outcome(years=np.full(9, 30.0))) == []
-
-
-def test_metadata_name_the_figures_of_further_data_sets() -> None:
-    exact = outcome(years=[30, 34], age_low=[30, 30])
-    bins = outcome("fairface", years=[25, 25, 45], age_low=[20, 20, 20], age_high=[29, 29, 29])
-    metrics = evaluate.metrics([exact, bins])
-    assert (metrics["n"], metrics["fairface_n"]) == (2, 3)
-    assert metrics["age_mae"] == 2
-    assert metrics["fairface_right_bin"] == pytest.approx(0.666667)
-    assert metrics["gender_accuracy_from_5_years"] == 1
-    assert metrics["age_mae_low"] <= 2 <= metrics["age_mae_high"]
-
-
-@pytest.mark.parametrize(
-    ("measure", "text"),
-    [
-        ("age_mae", "4.29 (4.10 to 4.48)"),
-        ("age_bias", "+4.3 (+4.1 to +4.5)"),
-        ("interval_width", "4.3 (4.1 to 4.5)"),
-        ("gender_accuracy", "429.0 % (410.0 to 448.0)"),
-    ],
-)
-def test_years_and_shares_are_written_as_such(measure: str, text: str) -> None:
-    assert evaluate.write(measure, evaluate.Figure(4.29, 4.1, 4.48)) == text

@@ -11,86 +11,67 @@ from pathlib import Path
 import pytest
 from face_images import write_chips
 from helpers import ASTRONAUT, PATIENCE, ROOT, environment, full_disk
+from typer.testing import CliRunner
+
+pytest.importorskip("matplotlib", reason="the training job's packages are not installed: `make env-train`")
+
+from training.cli import app
 
 
-def fail(tmp_path: Path, cache: Path, *arguments: object, **extra: str) -> str:
-    """Run it in `tmp_path`, where it must fail; the sentence that says why."""
+def sentence(error_output: str) -> str:
+    """The sentence that ends it."""
+    assert "Traceback" not in error_output
+    (said,) = [line for line in error_output.splitlines() if line.startswith("training: ")]
+    assert error_output.endswith(f"{said}\n")
+    return said.removeprefix("training: ")
+
+
+def fail(*arguments: object) -> str:
+    """Run it in this process, where it must fail; the sentence that says why."""
+    ended = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert ended.exit_code == 1
+    return sentence(ended.stderr)
+
+
+def fail_apart(tmp_path: Path, cache: Path, *arguments: object) -> str:
+    """Run it in a process of its own in `tmp_path`, where it must fail; the sentence that says why."""
     ended = subprocess.run(
         [sys.executable, "-m", "training", *map(str, arguments)],
         cwd=tmp_path,
-        env=environment(cache, **extra),
+        env=environment(cache),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
     assert ended.returncode == 1
-    assert "Traceback" not in ended.stderr
-    (sentence,) = [line for line in ended.stderr.splitlines() if line.startswith("training: ")]
-    assert ended.stderr.endswith(f"{sentence}\n")
-    return sentence.removeprefix("training: ")
+    return sentence(ended.stderr)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("make", "A"), ("calibrate", "A")],
-    ids=lambda args: args[0],
-)
-def test_without_what_training_needs_it_says_how_to_get_that(
-    tmp_path: Path, empty_cache: Path, arguments: tuple[str, ...]
-) -> None:
+def test_without_what_training_needs_it_says_how_to_get_that(tmp_path: Path, empty_cache: Path) -> None:
     (tmp_path / "keras.py").write_text("raise ModuleNotFoundError(\"No module named 'keras'\", name='keras')")
-    said = fail(tmp_path, empty_cache, *arguments)
+    said = fail_apart(tmp_path, empty_cache, "calibrate", "A")
     assert said == "keras is not installed: run `make env-train` first."
 
 
-@pytest.mark.parametrize(
-    ("utkface", "said"),
-    [
-        (
-            "nowhere",
-            "nowhere cannot be unpacked (No such file or directory): name the data set's folder or its",
-        ),
-        (
-            ROOT / "README.md",
-            "README.md is not a complete archive: name the data set's folder or its archive",
-        ),
-        (ROOT / "app", "No usable face was found: are these the archives of UTKFace and FairFace?"),
-    ],
-    ids=["nothing", "no archive", "another folder"],
-)
-def test_what_is_no_data_set_is_said_to_be_none(
-    tmp_path: Path, empty_cache: Path, utkface: object, said: str
-) -> None:
-    pytest.importorskip(
-        "matplotlib", reason="the training job's packages are not installed: `make env-train`"
-    )
-    assert said in fail(tmp_path, empty_cache, "prepare", "--utkface", utkface)
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, empty_cache: Path) -> None:
-    pytest.importorskip(
-        "matplotlib", reason="the training job's packages are not installed: `make env-train`"
-    )
-    said = fail(tmp_path, empty_cache, "prepare", "--utkface", ROOT / "app", "--cache", ASTRONAUT / "cache")
+def test_what_is_no_data_set_is_said_to_be_none(tmp_path: Path) -> None:
+    cache = ("--cache", tmp_path / "cache")
+    assert fail("prepare", "--utkface", "nowhere", *cache).startswith("nowhere cannot be unpacked (No such")
+    assert "README.md is not a complete archive" in fail("prepare", "--utkface", ROOT / "README.md", *cache)
+    assert fail("prepare", "--utkface", ROOT / "app", *cache).startswith("No usable face was found: ")
+    said = fail("prepare", "--utkface", ROOT / "app", "--cache", ASTRONAUT / "cache")
     assert said == f"{ASTRONAUT}/cache cannot be used (Not a directory): check its path and rights."
 
 
 def test_a_full_disk_is_said_to_be_full(tmp_path: Path, empty_cache: Path) -> None:
-    pytest.importorskip(
-        "matplotlib", reason="the training job's packages are not installed: `make env-train`"
-    )
     write_chips(tmp_path / "chips", 20)
     with full_disk(200_000):
-        said = fail(tmp_path, empty_cache, "prepare", "--utkface", tmp_path / "chips")
+        said = fail_apart(tmp_path, empty_cache, "prepare", "--utkface", tmp_path / "chips")
     assert said == "Nothing more can be written (File too large): make room, then run the command again."
     assert not list((tmp_path / "data/cache").iterdir())
 
 
 def test_a_stop_leaves_no_unpacked_archive_behind(tmp_path: Path, empty_cache: Path) -> None:
-    pytest.importorskip(
-        "matplotlib", reason="the training job's packages are not installed: `make env-train`"
-    )
     # An archive that never comes, so that the folder for what is in it stays for long enough.
     os.mkfifo(tmp_path / "UTKFace.tar")
     (tmp_path / "aside").mkdir()
@@ -108,12 +89,8 @@ def test_a_stop_leaves_no_unpacked_archive_behind(tmp_path: Path, empty_cache: P
     assert not list((tmp_path / "aside").iterdir())
 
 
-def test_what_comes_before_is_named(tmp_path: Path, empty_cache: Path) -> None:
-    pytest.importorskip(
-        "matplotlib", reason="the training job's packages are not installed: `make env-train`"
-    )
-    assert fail(tmp_path, empty_cache, "evaluate", "age_gender_A").startswith(
-        f"There is no models folder {tmp_path}/models: name the one"
-    )
-    said = fail(tmp_path, empty_cache, "evaluate", "age_gender_A", "--models", ROOT / "models")
+def test_what_comes_before_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert fail("evaluate", "age_gender_A").startswith("There is no models folder ")
+    said = fail("evaluate", "age_gender_A", "--models", ROOT / "models")
     assert said == "data/cache holds no prepared faces: run `python -m training prepare` first."

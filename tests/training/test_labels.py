@@ -81,29 +81,13 @@ def test_a_table_is_read_whether_a_spreadsheet_wrote_it_or_not(tmp_path: Path) -
             "file,age,gender,race\ntrain/1.jpg,unknown,Male,Black\n",
             "fairface_label_train.csv gives train/1.jpg the age 'unknown', the gender 'Male' and the race 'Black': ",
         ),
-        (
-            "file,age,gender,race\ntrain/1.jpg,20-29,M,Black\n",
-            "the gender 'M' and the race 'Black'",
-        ),
         ("file,age,gender,race\ntrain/1.jpg,20-29,Male,East Asi", "the race 'East Asi'"),
-        (
-            "file,age,gender,race\ntrain/1.jpg\n",
-            "train/1.jpg the age None, the gender None and the race None",
-        ),
         ("file,age\ntrain/1.jpg,20-29\n", "fairface_label_train.csv has no column gender, race"),
-        ("", "fairface_label_train.csv has no column age, file, gender, race"),
         ("file,age,gender,race\n", "fairface_label_train.csv has no row"),
     ],
-    ids=["no bin", "no gender", "cut short", "a short row", "missing columns", "empty", "no rows"],
+    ids=["no bin", "cut short", "missing columns", "no rows"],
 )
 def test_a_table_that_says_something_else_is_named(tmp_path: Path, table: str, said: str) -> None:
     (tmp_path / "fairface_label_train.csv").write_text(table)
     with pytest.raises(TrainingError, match=re.escape(said)):
-        read_fairface_labels(tmp_path / "fairface_label_train.csv")
-
-
-def test_a_table_in_another_encoding_is_named(tmp_path: Path) -> None:
-    table = "file,age,gender,race\ntrain/1.jpg,20-29,Male,Black\n"
-    (tmp_path / "fairface_label_train.csv").write_text(table, encoding="utf-16")
-    with pytest.raises(TrainingError, match=r"fairface_label_train\.csv is not a table in UTF-8"):
         read_fairface_labels(tmp_path / "fairface_label_train.csv")

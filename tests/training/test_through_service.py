@@ -3,14 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from agegender.answers import Age, FaceEstimate, Gender, ImageSize, Prediction, Timings
+from agegender.answers import Age, FaceEstimate, Gender
 from agegender.vision.face import Box
 
 pytest.importorskip("fairlearn", reason="the training job's packages are not installed: `make env-train`")
 
 
 from training.labels import Label
-from training.through_service import Photograph, most_central_face, summarise
+from training.through_service import Photograph, summarise
 
 
 def estimate(years: float, label: str = "female", box: Box | None = None) -> FaceEstimate:
@@ -38,17 +38,3 @@ def test_a_missed_face_is_wrong_in_every_share_and_has_no_age_error() -> None:
     assert yunet[4].startswith("50.0 % ")  # gender: two of four
     assert haar[:3] == ("haar", "4", "")
     assert haar[3].startswith("0.0 % ")
-
-
-def test_of_several_faces_the_one_in_the_middle_is_meant() -> None:
-    aside, central = estimate(20, box=Box(0, 0, 120, 120)), estimate(50, box=Box(130, 80, 40, 40))
-    answer = Prediction(
-        model="tiny",
-        detector="haar",
-        image=ImageSize(width=300, height=200),
-        faces=[aside, central],
-        faces_found=2,
-        timings_ms=Timings(decode=1, detect=1, predict=1, total=3),
-    )
-    assert most_central_face(answer) == central
-    assert most_central_face(answer.model_copy(update={"faces": []})) is None
