@@ -217,7 +217,7 @@ class Settings(BaseSettings):
 
 
 def _models_folder() -> Path:
-    """The default one: who works in another directory than the project's shall not have to name it."""
+    """Return `models` here, or where that holds none, the models of the installation or of the clone."""
     here = Path("models")
     package = Path(__file__).parent
     for folder in (here, package / "models", package.parents[1] / "models"):  # installed, and a clone

@@ -65,7 +65,7 @@ def test_models_that_cannot_be_served_are_wrong(tmp_path: Path) -> None:
 
     put_model(tmp_path, "age_gender_A")
     findings = examine(tmp_path, default_model="age_gender_B")
-    state, text = found(findings, "There is no model age_gender_B, which is to be the default")
+    state, text = found(findings, "The default model age_gender_B is not there")
     assert state == "wrong"
     assert "AGEGENDER_DEFAULT_MODEL" in text
     assert not any("a prediction" in finding.text for finding in findings)

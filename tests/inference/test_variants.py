@@ -68,7 +68,7 @@ def test_a_file_that_is_not_the_one_described_is_refused(tmp_path: Path) -> None
         (tiny_onnx(batch=1), "does not turn two crops"),
         (tiny_onnx(ages=100), r"gives shapes \(2, 100\)"),
         (tiny_onnx(flat_gender=False), r"gives shapes \(2, 101\) and \(2, 1\)"),
-        (tiny_onnx(probabilities=False), "gives ages that are no probabilities"),
+        (tiny_onnx(probabilities=False), "gives ages that are not probabilities"),
     ],
     ids=[
         "empty", "junk", "cut short", "input name", "input type", "crop size", "output name", "batch of one",

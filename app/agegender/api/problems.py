@@ -46,7 +46,7 @@ IMAGE_UNREADABLE = Kind(
     "image-unreadable",
     400,
     "Image unreadable",
-    "The image is damaged, cut short or of a rare kind that is not read. Send the whole file, or save it anew as JPEG "
+    "The image is damaged, cut short or of a rare kind that is not read. Send the whole file, or save it again as JPEG "
     "or PNG.",
 )
 MULTIPART_INVALID = Kind(
@@ -282,7 +282,7 @@ def _what_is_invalid(request: Request, error: Mapping[str, Any]) -> str:
     if name in fields:
         return f"The query parameter {name} is not valid. {fields[name].description}"
     listing = f"there are: {', '.join(fields)}" if fields else "this path takes none"
-    return f"There is no query parameter of that name; {listing}."
+    return f"Unknown query parameter; {listing}."
 
 
 def openapi_responses(*kinds: Kind, path: str = "/predict") -> dict[int | str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Static files with entity tags: a browser asks again each time, and gets them anew only when they have changed."""
+"""Static files with entity tags: a browser revalidates each time, and downloads them again only when they changed."""
 
 from __future__ import annotations
 

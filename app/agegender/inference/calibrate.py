@@ -1,7 +1,4 @@
-"""Fit what a model's answers are read with: the age estimate, the interval and the gender temperature.
-
-On labelled faces that trained nothing. The service does not need it.
-"""
+"""Calibrate a model on labelled faces that it was not trained on: age estimate, interval and gender temperature."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ _TEMPERATURES = np.geomspace(0.25, 4.0, 161)
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What the metadata says of how to read a model's answers."""
+    """The calibration part of a model's metadata."""
 
     age_estimate: AgeEstimate
     age_interval: AgeInterval

@@ -106,7 +106,7 @@ class Pipeline:
         )
 
     def warm(self) -> None:
-        """Run the detector of choice and each loaded model once, since the first time is slow."""
+        """Run the default detector and each model once, since the first run is slow."""
         blank = np.zeros((480, 640, 3), np.uint8)
         (self._yunet or self._haar).detect(blank)
         for model in self._catalogue:
@@ -114,7 +114,7 @@ class Pipeline:
 
     @cached_property
     def _haar(self) -> Haar:
-        """Made when it is first needed: beside YuNet it seldom is, and takes some 10 MB."""
+        """Created when first needed: with YuNet it seldom is, and it takes some 10 MB."""
         return Haar()
 
     def detector(self, choice: DetectorChoice) -> YuNet | Haar | None:

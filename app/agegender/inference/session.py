@@ -28,7 +28,7 @@ class SessionInvalid(Exception):
 class OnnxSession:
     """A model file run by ONNX Runtime on the calling thread; threads may share it.
 
-    Raises SessionInvalid where the file is no ONNX model, or one with other inputs and outputs.
+    Raises SessionInvalid if the file is not an ONNX model, or has other inputs and outputs.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,6 +76,6 @@ def _check_estimates(session: OnnxSession) -> None:
             f"gives shapes {age.shape} and {gender.shape} for two crops, not (2, {AGES}) and (2,)"
         )
     if not (np.all(age >= 0) and np.allclose(age.sum(axis=1), 1, atol=1e-3)):
-        raise SessionInvalid("gives ages that are no probabilities")
+        raise SessionInvalid("gives ages that are not probabilities")
     if not np.all((gender >= 0) & (gender <= 1)):
-        raise SessionInvalid("gives genders that are no probabilities")
+        raise SessionInvalid("gives genders that are not probabilities")

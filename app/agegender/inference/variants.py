@@ -63,7 +63,7 @@ class Catalogue:
             return _PREFERRED if _PREFERRED in self._models else next(iter(self._models))
         if chosen not in self._models:
             raise UnknownModel(
-                f"There is no model {chosen}, which is to be the default; there are: {', '.join(self._models)}. "
+                f"The default model {chosen} is not there; there are: {', '.join(self._models)}. "
                 "Choose one by --default-model (AGEGENDER_DEFAULT_MODEL)."
             )
         return chosen
@@ -87,7 +87,7 @@ def load_catalogue(folder: Path) -> Catalogue:
         stem, _, suffix = name.rpartition(".")
         if suffix == "onnx" and stem not in ids:
             raise ModelsInvalid(
-                f"{folder / name} has no {stem}.json beside it: export the model anew, or remove the file."
+                f"{folder / name} has no {stem}.json beside it: export the model again, or remove the file."
             )
     if not ids:
         raise ModelsInvalid(f"The models folder {folder} is empty: put a model (ID.onnx and ID.json) there.")
@@ -100,12 +100,12 @@ def _load(folder: Path, model_id: str) -> Model:
     if _sha256(path) != variant.sha256:
         raise ModelsInvalid(
             f"{path} is not the file that {model_id}.json describes (its SHA-256 differs): "
-            "copy both again, or export the model anew."
+            "copy both again, or export the model again."
         )
     try:
         return Model(variant, OnnxSession(path))
     except SessionInvalid as error:
-        raise ModelsInvalid(f"{path} {error}: export the model anew.") from error
+        raise ModelsInvalid(f"{path} {error}: export the model again.") from error
 
 
 def _read_metadata(path: Path) -> Variant:
@@ -118,7 +118,7 @@ def _read_metadata(path: Path) -> Variant:
         where = ".".join(map(str, first["loc"]))
         what = f"{where}: {first['msg']}" if where else first["msg"]
         raise ModelsInvalid(
-            f"{path} is not valid metadata ({what}): correct it, or export the model anew."
+            f"{path} is not valid metadata ({what}): correct it, or export the model again."
         ) from error
     if variant.id != path.stem:
         raise ModelsInvalid(f"{path} says that its id is {variant.id}: the file name and the id must agree.")

@@ -1,8 +1,8 @@
-"""How large a picture the AV1 streams in an AVIF file may make their decoder build.
+"""The number of pixels that the AV1 streams of an AVIF file can make the decoder allocate.
 
-The size that an AVIF file declares binds nobody: libavif decodes whatever the stream holds, up to 268 million pixels,
-and scales it then; Pillow cannot set that bound. Layouts: ISO/IEC 14496-12 (boxes), AV1 Bitstream & Decoding Process
-Specification, sections 5.3 (OBU header) and 5.5 (sequence header).
+The size in an AVIF file's header is not binding: libavif decodes whatever the stream contains, up to 268 million
+pixels, and scales it afterwards. Pillow does not set a lower bound. Layouts: ISO/IEC 14496-12 (boxes), AV1 Bitstream &
+Decoding Process Specification, sections 5.3 (OBU header) and 5.5 (sequence header).
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import struct
 
 _SEQUENCE_HEADER = 1
 _FRAME_HEADERS = (3, 6)  # alone, and with the frame after it
-# Boxes, extents and OBUs; photographs have tens, and walking more would hold the interpreter.
+# Boxes, extents and OBUs; photographs have tens, and more would block the interpreter for long.
 _MAX_PARTS = 20_000
 
 
 def coded_pixels(file: bytes) -> int:
-    """The most pixels of one stream's frames, taking a picture and its transparency as one.
+    """Return the most pixels in one stream's frames, counting an image and its transparency as one.
 
-    Raises IndexError, ValueError or struct.error for a file that is broken or that is no still picture.
+    Raises IndexError, ValueError or struct.error for a file that is broken or not a still image.
     """
     if file[8:12] == b"avis":  # whose tracks have sizes of their own
         raise ValueError("an animated AVIF")
@@ -27,7 +27,7 @@ def coded_pixels(file: bytes) -> int:
 
 
 def _boxes(data: bytes) -> dict[bytes, bytes]:
-    """The bodies of the boxes side by side in `data`, by type; those that matter here are there once."""
+    """The bodies of the boxes side by side in `data`, by type; those that matter here may occur only once."""
     found: dict[bytes, bytes] = {}
     position = parts = 0
     while position < len(data):
@@ -46,7 +46,7 @@ def _boxes(data: bytes) -> dict[bytes, bytes]:
 
 
 def _items(file: bytes) -> list[bytes]:
-    """The data of every item; all are taken for AV1, since others have no sequence header where one would be."""
+    """Return the data of every item. All are parsed as AV1: other items have no sequence header."""
     meta = _boxes(_boxes(file)[b"meta"][4:])
     iloc, inside = meta[b"iloc"], meta.get(b"idat", b"")
     position = 4
@@ -79,7 +79,7 @@ def _items(file: bytes) -> list[bytes]:
 
 
 def _stream_pixels(stream: bytes) -> int:
-    """Pixels of all frames that the OBUs of one item may hold; frames that are not shown serve others, and count."""
+    """Return the pixels of all frames in the OBUs of one item, including frames that are not shown."""
     pixels = frames = position = parts = 0
     while position < len(stream):
         first = stream[position]
@@ -128,6 +128,6 @@ def _sequence_pixels(payload: bytes) -> int:
                 take(4)
     width_bits, height_bits = take(4) + 1, take(4) + 1
     if not reduced:
-        # Each frame may then state a size of its own, of as many bits, and no decoder holds it to the most.
+        # Each frame may then have a size of its own, of as many bits, and decoders do not enforce the maximum.
         return 1 << width_bits + height_bits
     return (take(width_bits) + 1) * (take(height_bits) + 1)

@@ -13,7 +13,7 @@ import numpy as np
 import pillow_heif
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import (  # noqa: F401  WebPImagePlugin as well, lest Pillow import all its plugins to find it.
+from PIL import (  # noqa: F401  WebPImagePlugin as well, so that Pillow does not import all its plugins to find it.
     AvifImagePlugin,
     ExifTags,
     ImageCms,
@@ -39,7 +39,7 @@ _FORMATS = ("PNG", "WEBP", "AVIF", "HEIF", "GIF", "TIFF", "BMP")
 # There are as many workers as cores: an image is decoded on one thread.
 pillow_heif.register_heif_opener(decode_threads=1)
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-# Pillow warns of broken metadata, which are no concern of ours, in words that differ with every file.
+# Pillow warns of broken metadata, which does not matter here, with a different text for every file.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _BYTES_PER_PIXEL = {
@@ -58,7 +58,7 @@ _BYTES_PER_PIXEL = {
 
 _NO_IMAGE = "This file is not a readable image. Send a JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP file."
 _DAMAGED = (
-    "The image is damaged, cut short or of a rare kind that is not read. Send the whole file, or save it anew as JPEG "
+    "The image is damaged, cut short or of a rare kind that is not read. Send the whole file, or save it again as JPEG "
     "or PNG."
 )
 _TOO_MANY_PIXELS = (
@@ -67,16 +67,16 @@ _TOO_MANY_PIXELS = (
 )
 _TOO_LARGE = "The image has more than 178 million pixels. Send a smaller one."  # Pillow's own bound
 
-# Pillow documents OSError and SyntaxError for broken files, but lets through whatever its readers trip over: fuzzing
-# met ValueError, RuntimeError, EOFError and struct.error too. The others are what such code raises where it is wrong.
+# Pillow documents OSError and SyntaxError for broken files, but lets other exceptions of its readers
+# through: fuzzing met ValueError, RuntimeError, EOFError and struct.error. The others are typical of bugs in such code.
 _BROKEN = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, RuntimeError,
     struct.error,
 )  # fmt: skip
 
-# How the modes that are not converted to RGB first are seen by an ICC profile.
+# The colour space that an ICC profile expects for image modes other than RGB.
 _COLOURS = dict.fromkeys(("1", "L", "LA", "I;16", "I;16B", "I;16L"), "L") | {"CMYK": "CMYK"}
-# So many pixels are converted at a time: what lies between takes little memory, and stays in the cache.
+# Pixels converted at a time, so that intermediate results are small and stay in the processor's cache.
 _BAND_PIXELS = 2**16
 _MAX_PROFILE_BYTES = 4 * 2**20
 _START_OF_SCAN = b"\xff\xda"
@@ -87,10 +87,10 @@ _PNG_END = b"IEND\xaeB`\x82"
 def decode(data: bytes | memoryview, max_memory: int = DEFAULT_MAX_MEMORY) -> Image:
     """Decode a JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP file, whose content says which it is.
 
-    Returns (height, width, 3) uint8 BGR in sRGB, turned upright as the file asks. Grey and palette images become
-    colour, 16 bits are scaled to 8, and transparency is laid over white; an animation gives its first image. Takes at
-    most `max_memory` bytes. Raises ImageTooLarge before decoding where more would be needed, and ImageUnreadable for
-    anything else that cannot be decoded as a whole.
+    Returns (height, width, 3) uint8 BGR in sRGB, rotated by the EXIF orientation. Grey and palette images become
+    colour, 16 bits are scaled to 8, and transparency is laid over white; of an animation, the first image is taken.
+    Takes at most `max_memory` bytes. Raises ImageTooLarge before decoding if more would be needed, and ImageUnreadable
+    if the image cannot be decoded completely.
     """
     data = bytes(data)
     if not data:
@@ -115,7 +115,7 @@ def _decode(data: bytes, max_memory: int) -> tuple[Image, int]:
 
 
 class _File(io.BytesIO):
-    """A file that ends early for whoever reads it in too many small pieces, which would hold the interpreter."""
+    """A file that fails after too many small reads, which would block the interpreter for long."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -129,7 +129,7 @@ class _File(io.BytesIO):
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
-    """Read the header, but no pixels yet."""
+    """Read the header only."""
     if data.startswith(b"\xff\xd8"):
         # Image.open would look for further images behind the first one, as cameras store in MPO files.
         return JpegImageFile(_File(data))
@@ -155,13 +155,13 @@ def _check_size(file: ImageFile.ImageFile, data: bytes, max_memory: int) -> None
 
 
 def _keeps_coefficients(file: JpegImageFile, data: bytes) -> bool:
-    """Whether a JPEG has several scans, which a decoder collects in memory, 16 bits a sample."""
+    """Return whether a JPEG has several scans, whose coefficients the decoder keeps in memory, 16 bits a sample."""
     assert file.fp is not None  # noqa: S101
     end = file.fp.tell()  # of the first scan's header
     length = 6 + 2 * file.layers
     header_of_all = _START_OF_SCAN + struct.pack(">HB", length, file.layers)
     several = "progressive" in file.info or not data.startswith(header_of_all, end - length - 2)
-    # Each is a pass over all of the image: encoders write about ten, and thousands of empty ones fit into a small file.
+    # Each scan is a pass over the whole image. Encoders write about ten; thousands of empty ones fit into a small file.
     if several and data.count(_START_OF_SCAN, end) > _MAX_SCANS:
         raise ImageUnreadable(_DAMAGED)
     return several
@@ -173,7 +173,7 @@ def _read(file: ImageFile.ImageFile, data: bytes) -> Image:
         try:
             image: Image = simplejpeg.decode_jpeg(data, "BGR", strict=True)
         except ValueError as error:
-            # Pillow decodes what is only odd, as some phones write it, but would fill in what is missing, too.
+            # Pillow decodes unusual files, as some phones write them, but would also fill in missing parts.
             if "remature end" in str(error):
                 raise
         else:
@@ -186,7 +186,7 @@ def _read(file: ImageFile.ImageFile, data: bytes) -> Image:
         raise ImageUnreadable(_DAMAGED)
     file.load()
     if file.format == "PNG" and _PNG_END not in data:
-        # All pixels may be there, and what would prove it is not.
+        # The file may be complete, but without its end that is not certain.
         raise ImageUnreadable(_DAMAGED)
     image = np.empty((file.height, file.width, 3), np.uint8)
     top = 0
@@ -228,7 +228,7 @@ def _flat(image: PillowImage.Image, transform: ImageCms.ImageCmsTransform | None
 
 @lru_cache(maxsize=16)
 def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """What turns pixels of an ICC profile into sRGB; None where they are that already, or the profile is no use."""
+    """Return the transform from an ICC profile to sRGB; None if the profile is sRGB already, or is unusable."""
     if not profile or len(profile) > _MAX_PROFILE_BYTES:
         return None
     try:
@@ -238,7 +238,7 @@ def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | N
     except (ImageCms.PyCMSError, *_BROKEN):
         return None
     if mode != "CMYK":
-        # Profiles of sRGB differ in their bytes: what they do tells.
+        # Profiles of sRGB differ in their bytes, so compare what they do.
         side = np.linspace(0, 255, 6).round().astype(np.uint8)
         samples = np.stack(np.meshgrid(side, side, side), axis=-1).reshape(1, -1, 3)
         colours = PillowImage.fromarray(samples).convert(mode)
@@ -249,7 +249,7 @@ def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | N
 
 
 def _orientation(file: PillowImage.Image) -> int:
-    """As EXIF numbers it, 1 to 8; 1, which is upright, where the EXIF data is missing or broken."""
+    """Return the EXIF orientation, 1 to 8; 1, which is upright, if EXIF data is missing or broken."""
     try:
         orientation = file.getexif().get(ExifTags.Base.Orientation)
     except _BROKEN:

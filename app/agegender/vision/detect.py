@@ -97,7 +97,7 @@ Find = Callable[[Image, float], Found]
 
 
 def join(parts: list[Found]) -> Found:
-    """The faces of all `parts`, each once: of boxes that cover each other, the one with most confidence."""
+    """Merge the faces of all `parts`: of boxes that overlap, keep the one with the highest confidence."""
     if len(parts) == 1:
         return parts[0]
     found = Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -117,16 +117,16 @@ def join(parts: list[Found]) -> Found:
 def find_at_scales(
     find: Find, image: Image, threshold: float, detail: Detail, quarter_turns: int = 0
 ) -> Found:
-    """Run `find` over copies of `image` from 640 pixels on, as far as `detail` asks, and join what it finds.
+    """Run `find` over copies of `image`, from 640 pixels to the size for `detail`, and merge the faces.
 
-    With `quarter_turns` each copy is turned by so many right angles counter-clockwise before.
+    Each copy is first rotated counter-clockwise by `quarter_turns` right angles.
     """
     parts = []
     for number, side in enumerate(_copy_sides(max(image.shape[:2]), detail)):
         copy, scale = shrink(image, side)
         for tile, corner in _tiles(copy):
             found = _find_turned(find, tile, threshold, quarter_turns)
-            if number > 0:  # larger ones are found on the copy before
+            if number > 0:  # larger ones are found in the previous copy
                 found = found.pick(found.sizes.max(axis=1) <= _OVERLAP)
             parts.append(found.moved(np.diag(1 / scale), corner / scale))
     return join(parts)
@@ -142,10 +142,10 @@ def _find_turned(find: Find, image: Image, threshold: float, quarter_turns: int)
 
 
 def _copy_sides(longest: int, detail: Detail) -> Iterator[float]:
-    """Longest sides of the copies that are searched, each about twice the one before."""
+    """Return the longest sides of the copies that are searched, each about twice the previous one."""
     yield COPY_SIDE
     ratio = _LARGEST_COPY[detail] * longest / COPY_SIDE
-    if ratio > 1.25:  # else it would find hardly more
+    if ratio > 1.25:  # otherwise it would hardly find more
         copies = max(1, round(math.log2(ratio)))
         for number in range(1, copies + 1):
             yield COPY_SIDE * ratio ** (number / copies)

@@ -1,4 +1,4 @@
-"""What can be wrong with an image that somebody sent; each says so in a sentence meant for that person."""
+"""Errors about an image; str(error) is a sentence for whoever sent it."""
 
 
 class ImageUnreadable(Exception):

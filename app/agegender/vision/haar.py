@@ -1,4 +1,4 @@
-"""The face detector that OpenCV brings along: boxes only."""
+"""The face detector that comes with OpenCV: bounding boxes only."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from agegender.vision.face import Detail, Face
 from agegender.vision.image import Image
 
 HAAR_MIN_CONFIDENCE = 0.9
-"""Most photographs have more in them that is not a face than the images that confidences were fitted on."""
+"""Higher than YuNet's: most photographs contain more background than the images that confidences were fitted on."""
 
 # The cascade's last stage sums to 54 to 60 for a hit. A logistic curve, fitted to the share of such hits that YuNet
 # takes for faces on validation images of UTKFace and FairFace (training/EXPERIMENTS.md), makes it a confidence.
 _CENTRE = 54.4
 _SLOPE = 3.4
-# The cascade finds only faces that lie whole in the image, forehead and chin with room around them: on UTKFace's chips
-# two thirds of the faces, and 97 % with a border of an eighth of their side.
+# The cascade finds only faces with some room around forehead and chin: on UTKFace's chips two thirds of the faces, and
+# 97 % with a border of an eighth of their side.
 _BORDER = 1 / 8
 
 

@@ -1,4 +1,4 @@
-"""How good the picture of a face is, and what makes an estimate from it less reliable.
+"""The quality of a face's image, and warnings of what makes the estimate less reliable.
 
 `python -m training conditions` measures by how much each warning raises the error: with the limits below, by a quarter
 or more.

@@ -1,8 +1,8 @@
 """Find faces that are turned in the photograph, at little cost for upright ones.
 
-YuNet finds many faces that lie on their side or stand on their head, but places their landmarks as if they were
-upright. It is less confident of them. So a face that it is less confident of than of nearly all upright ones is looked
-at again in other turns. `python -m training conditions --turns` measures what this does.
+YuNet finds many faces that are sideways or upside down, but places their landmarks as if they were upright, and is
+less confident of them. So a face with less confidence than nearly all upright ones is searched again in other
+rotations. `python -m training conditions --turns` measures what this does.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from agegender.vision.image import Image
 _UPRIGHT, _OF_SHAPE, _SHAPE = 0.9, 0.15, 0.8
 # Side of a face on the smallest copy, pixels, from which on turned faces are found as if they were upright.
 _MIN_SIDE = 48
-# Least confidence of what is looked at again, and of a face.
+# Least confidence of a candidate that is searched again, and of a face.
 _WEAK, _SURE = 0.3, 0.6
-# Faces that are looked at again in one photograph, the largest first: bounds the time.
+# Faces that are searched again in one photograph, the largest first: bounds the time.
 _MOST = 4
 _LIKELY = 0.8
-# Turns that are looked at, degrees, and by how much confidence must rise in each.
+# Rotations that are tried, degrees, and by how much the confidence must rise in each.
 _TURNS = (0, 45, 90, 135, 180, 225, 270, 315)
 _RISES = np.array([0.02, 0.03] * 4)
 
-# A face is looked at in squares of 1.5 times its size, four in a single run of the network; in the end once more, with
-# more around it, for better landmarks. A face counts near the middle of its square, as a share of the side.
+# A face is searched in squares of 1.5 times its size, four in a single run of the network, and at last in a larger one,
+# for better landmarks. It must be near the middle of its square, as a share of the side.
 _SQUARE = (128, 1.5)
 _LAST_SQUARE = (192, 2.0)
 _NEAR = 0.2
 
 
 def find_at_turns(find: Find, image: Image, threshold: float, detail: Detail) -> Found:
-    """Run `find` over scales, and where something is implausible or nothing is found, over turns as well."""
+    """Run `find` over scales, and if a face is doubtful or nothing is found, over rotations as well."""
     weakest = min(threshold, _WEAK)
     found = find_at_scales(find, image, weakest, detail)
     unseen = {1, 2, 3}  # quarter turns of the whole photograph
@@ -66,7 +66,7 @@ def find_at_turns(find: Find, image: Image, threshold: float, detail: Detail) ->
 
 
 def _doubtful(found: Found, least_side: float) -> list[Found]:
-    """Faces, one each, that may be turned otherwise than their landmarks say, the largest first."""
+    """Return faces, one each, whose rotation may differ from that of their landmarks, the largest first."""
     sides = found.sizes.max(axis=1)
     eyes, mouth = found.landmarks[:, :2].sum(axis=1), found.landmarks[:, 3:].sum(axis=1)
     across, down = np.abs(mouth - eyes).T
@@ -78,7 +78,7 @@ def _doubtful(found: Found, least_side: float) -> list[Found]:
 
 
 def _turn(find: Find, image: Image, face: Found) -> tuple[int | None, bool]:
-    """By how many degrees one face is turned, or None if not; and whether it is likely to be a face in any turn."""
+    """Return by how many degrees one face is turned, None if not; and whether it is likely to be a face at all."""
     confidences = np.array([_confidence(one) for one in _in_turns(find, image, face, _TURNS, *_SQUARE)])
     itself = 2 * (round(roll_of(face.landmarks[0]) / 90) % 4)
     best = int(np.argmax(confidences - _RISES))
@@ -87,7 +87,7 @@ def _turn(find: Find, image: Image, face: Found) -> tuple[int | None, bool]:
 
 
 def _diagonal(find: Find, image: Image, face: Found, turn: int) -> list[Found]:
-    """The one face, turned by about `turn` degrees, as it is found when it is upright; none where it is not found."""
+    """Find the face, turned by about `turn` degrees, in upright squares; empty if it is not found."""
     near = [turn - 22.5, turn, turn + 22.5]
     best = max(_in_turns(find, image, face, near, *_LAST_SQUARE), key=_confidence)
     if best is None:
@@ -108,7 +108,7 @@ def _in_turns(
     side: int,
     around: float,
 ) -> list[Found | None]:
-    """The one face as it is found when it is upright if turned by each of `turns`, degrees clockwise, or None."""
+    """Find the face in squares that undo each of `turns`, degrees clockwise; None where it is not found."""
     columns = min(len(turns), 4)
     sheet = np.zeros((side * math.ceil(len(turns) / columns), side * columns, 3), np.uint8)
     turns_, corners = [], []
