@@ -226,6 +226,7 @@ def _on_ray(results: Results, workers: int | None, address: str) -> Iterator[dic
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=actors)
         yield from rows.map(Scorer, fn_constructor_args=[results.folder], compute=pool).iter_rows()
     except ray.exceptions.RayError as error:
-        raise ScoreError(f"Ray gave up, and the same command goes on from here: {error}") from error
+        why = str(error).strip().splitlines()[-1]  # after a traceback
+        raise ScoreError(f"Ray gave up, and the same command goes on from here: {why}") from error
     finally:
         ray.shutdown()
