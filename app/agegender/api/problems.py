@@ -167,7 +167,7 @@ def as_api_error(error: Exception, request: Request) -> ApiError:
         return error
     kind = _KINDS.get(type(error))
     if kind is None:
-        _log_defect(request.state.request_id)
+        logger.exception("internal error", extra={"fields": {"request_id": request.state.request_id}})
         return ApiError(INTERNAL_ERROR)
     return ApiError(kind, str(error))
 
@@ -194,10 +194,6 @@ def _problem(kind: Kind, detail: str, path: str, request_id: str) -> Problem:
         instance=path,
         request_id=request_id,
     )
-
-
-def _log_defect(request_id: str) -> None:
-    logger.exception("internal error", extra={"fields": {"request_id": request_id}})
 
 
 def problem_response(
@@ -265,12 +261,10 @@ class AnswerDefects:
                 raise
             answer = response_to(ShuttingDown(), Request(scope))
             await answer(scope, receive, send)
-        except Exception:
-            request_id = scope["state"]["request_id"]
-            _log_defect(request_id)
+        except Exception as error:
+            answer = response_to(error, Request(scope))
             if begun:
                 raise  # too late for another answer: the server closes the connection
-            answer = problem_response(INTERNAL_ERROR, INTERNAL_ERROR.example, scope["path"], request_id)
             await answer(scope, receive, send)
 
 

@@ -11,6 +11,7 @@ import cmath
 import math
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
 from agegender.vision.align import Similarity, roll_of, warp
@@ -111,14 +112,22 @@ def _in_turns(
     """Find the face in squares that undo each of `turns`, degrees clockwise; None where it is not found."""
     columns = min(len(turns), 4)
     sheet = np.zeros((side * math.ceil(len(turns) / columns), side * columns, 3), np.uint8)
+    # Upright and with room for each turn, so that the photograph is read only once.
+    room = math.ceil(side * math.sqrt(2))
+    scale = side / (around * float(face.sizes.max()))
+    centre = complex(*(face.centres[0] - 0.5))
+    upright = warp(image, Similarity(complex(scale), complex(room - 1, room - 1) / 2 - scale * centre), room)
     turns_, corners = [], []
     for number, degrees in enumerate(turns):
-        turn = cmath.rect(side / (around * float(face.sizes.max())), -math.radians(degrees))
-        centre = complex(*(face.centres[0] - 0.5))
-        to_square = Similarity(turn, complex(side - 1, side - 1) / 2 - turn * centre)
+        turn = cmath.rect(1, -math.radians(degrees))
+        shift = complex(side - 1, side - 1) / 2 - turn * complex(room - 1, room - 1) / 2
         top, left = side * (number // columns), side * (number % columns)
-        sheet[top : top + side, left : left + side] = warp(image, to_square, side)
-        turns_.append(turn)
+        sheet[top : top + side, left : left + side] = cv2.warpAffine(
+            upright,
+            np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]]),
+            (side, side),
+        )
+        turns_.append(scale * turn)
         corners.append((left, top))
     found = find(sheet, _WEAK)
     faces: list[Found | None] = []
