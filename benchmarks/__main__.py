@@ -66,7 +66,8 @@ def main(
     yunet = detector_file.find(Settings().yunet_path)
     if yunet is None:
         out.print("YuNet is not installed (`agegender fetch-detector`): Haar finds the faces.")
-    programs = program or [Path(sys.executable).with_name("agegender")]
+    # Absolute, since each runs in a folder of its own.
+    programs = [each.absolute() for each in program or [Path(sys.executable).with_name("agegender")]]
     with Client() as client:
         bench = Bench(client, yunet, programs, quick)
         for name in names or [name for name in Name if name not in (Name.SCALE, Name.SOAK)]:
