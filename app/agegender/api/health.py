@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Query, Request
 
 from agegender.answers import HealthAnswer
 from agegender.api import problems
-from agegender.api.query import refuse_query
+from agegender.api.query import NoQuery
 from agegender.api.state import service_of
 
-router = APIRouter(prefix="/health", tags=["health"], dependencies=[Depends(refuse_query)])
+router = APIRouter(prefix="/health", tags=["health"])
 
 
 def _example(status: str) -> dict[int | str, dict[str, Any]]:
@@ -23,7 +23,7 @@ def _example(status: str) -> dict[int | str, dict[str, Any]]:
     summary="Is the process alive?",
     responses={**_example("live"), **problems.openapi_responses(problems.PARAMETER_INVALID)},
 )
-async def live() -> HealthAnswer:
+async def live(_: Annotated[NoQuery, Query()]) -> HealthAnswer:
     """200 while the process answers."""
     return HealthAnswer(status="live")
 
@@ -36,7 +36,7 @@ async def live() -> HealthAnswer:
         **problems.openapi_responses(problems.PARAMETER_INVALID, problems.SHUTTING_DOWN),
     },
 )
-async def ready(request: Request) -> HealthAnswer:
+async def ready(request: Request, _: Annotated[NoQuery, Query()]) -> HealthAnswer:
     """200 from the first prediction of models and detectors until the service shuts down."""
     if not service_of(request).pool.accepting:
         raise problems.ApiError(problems.SHUTTING_DOWN)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.metadata import version
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -20,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from agegender.answers import Prediction
 from agegender.api.problems import INTERNAL_ERROR, PARAMETER_INVALID, openapi_responses
-from agegender.api.query import refuse_query
+from agegender.api.query import NoQuery
 from agegender.api.state import Service
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -105,7 +106,7 @@ class _Load(Collector):
             yield metric(f"agegender_{name}", words, value)
 
 
-router = APIRouter(tags=["metrics"], dependencies=[Depends(refuse_query)])
+router = APIRouter(tags=["metrics"])
 
 
 @router.get(
@@ -117,7 +118,7 @@ router = APIRouter(tags=["metrics"], dependencies=[Depends(refuse_query)])
         **openapi_responses(PARAMETER_INVALID),
     },
 )
-async def show(request: Request) -> Response:
+async def show(request: Request, _: Annotated[NoQuery, Query()]) -> Response:
     """Requests by route and status, seconds by stage, faces per image, load of the workers, models loaded."""
     metrics: Metrics = request.app.state.metrics
     return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)

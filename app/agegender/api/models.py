@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 
 from agegender.answers import ModelAnswer, ModelsAnswer
 from agegender.api import problems
-from agegender.api.query import refuse_query
+from agegender.api.query import NoQuery
 from agegender.api.state import service_of
 from agegender.inference.variants import Model
 
-router = APIRouter(tags=["models"], dependencies=[Depends(refuse_query)])
+router = APIRouter(tags=["models"])
 
 
 @router.get(
@@ -20,7 +22,7 @@ router = APIRouter(tags=["models"], dependencies=[Depends(refuse_query)])
         problems.UNAUTHORIZED, problems.RATE_LIMITED, problems.PARAMETER_INVALID
     ),
 )
-async def list_models(request: Request) -> ModelsAnswer:
+async def list_models(request: Request, _: Annotated[NoQuery, Query()]) -> ModelsAnswer:
     """Each with its measured figures."""
     service = service_of(request)
     return ModelsAnswer(
@@ -40,7 +42,7 @@ async def list_models(request: Request) -> ModelsAnswer:
         problems.PARAMETER_INVALID,
     ),
 )
-async def describe_model(model_id: str, request: Request) -> ModelAnswer:
+async def describe_model(model_id: str, request: Request, _: Annotated[NoQuery, Query()]) -> ModelAnswer:
     """As in the list."""
     return _answer(service_of(request).catalogue[model_id])
 

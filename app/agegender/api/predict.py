@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Request, Response
-from fastapi.routing import APIRoute
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
@@ -16,27 +15,27 @@ from agegender.answers import BatchAnswer, ImagePrediction, ImageProblem, Predic
 from agegender.api import problems, upload
 from agegender.api.arrival_memory import Share
 from agegender.api.problems import ApiError
-from agegender.api.query import OPENAPI_PARAMETERS, read_query
+from agegender.api.query import refuse_repeated
 from agegender.api.rate_limit import may_ask
 from agegender.api.security import KEY_HEADER
 from agegender.api.state import Service, service_of
 from agegender.api.upload import MAX_BATCH_IMAGES, SentImage
 from agegender.inference.pipeline import Pipeline
 from agegender.inference.pool import Overloaded, Place
+from agegender.inputs import PredictQuery
 
 
-class _PlainRoute(APIRoute):
-    """A route that FastAPI documents, but whose endpoint gets the request as it is.
+async def accept(request: Request, key: Annotated[str | None, Depends(KEY_HEADER)]) -> None:
+    """Refuse a request that will not be answered, before its parameters and its body are looked at.
 
-    To resolve dependencies took FastAPI a fifth of the event loop's time for a prediction.
+    One for which there is no place does not count for the caller's limit.
     """
+    service_of(request).pool.refuse_if_full()
+    await may_ask(request, key)
+    refuse_repeated(request)
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the endpoint."""
-        return self.endpoint
 
-
-router = APIRouter(tags=["predictions"], route_class=_PlainRoute)
+router = APIRouter(tags=["predictions"], dependencies=[Depends(accept)])
 
 T = TypeVar("T")
 
@@ -75,10 +74,6 @@ def _list(items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items, "minItems": 1, "maxItems": MAX_BATCH_IMAGES}
 
 
-_PARAMETERS: dict[str, Any] = {
-    "parameters": OPENAPI_PARAMETERS,
-    "security": [{KEY_HEADER.scheme_name: []}],
-}
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -109,7 +104,7 @@ _FOR_ANY_BODY = (
     "/predict",
     response_model=Prediction,
     summary="Estimate age and gender of the faces in a photograph",
-    openapi_extra={**_PARAMETERS, **_BODY},
+    openapi_extra=_BODY,
     responses=problems.openapi_responses(
         problems.IMAGE_MISSING,
         problems.IMAGE_UNREADABLE,
@@ -121,10 +116,10 @@ _FOR_ANY_BODY = (
         *_FOR_ANY_BODY,
     ),
 )
-async def predict(request: Request) -> Response:
+async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
     """Faces are sorted by box area, largest first. The list is empty if there are none."""
     service = service_of(request)
-    options = await _options(request, service)
+    options = _options(request, query, service)
     with service.pool.admit():
         image = await upload.read_image(request, service.max_bytes, service.arrival_memory)
         with service.pool.place() as place:
@@ -167,7 +162,7 @@ _NOT_ABOUT_AN_IMAGE = (
     "/predict/batch",
     response_model=BatchAnswer,
     summary="Estimate age and gender of the faces in several photographs",
-    openapi_extra={**_PARAMETERS, **_BATCH_BODY},
+    openapi_extra=_BATCH_BODY,
     responses=problems.openapi_responses(
         upload.BATCH_INVALID,
         upload.BATCH_JSON_INVALID,
@@ -177,14 +172,14 @@ _NOT_ABOUT_AN_IMAGE = (
         path="/predict/batch",
     ),
 )
-async def predict_batch(request: Request) -> Response:
+async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
     """One result for each image, in the order sent: its prediction, or the problem that POST /predict would answer.
 
     At most as many images of a batch wait or run at a time as there are workers. If one of them waits too long, it and
     those that were not begun get a 503 each: send them again. If these are all, the whole batch gets it.
     """
     service = service_of(request)
-    options = await _options(request, service)
+    options = _options(request, query, service)
     with service.pool.admit(), service.arrival_memory.for_one_request(batch=True) as share:
         images = await upload.read_batch(request, service.max_batch_bytes, share)
         names = [image.filename for image in images]
@@ -211,14 +206,8 @@ def _json(answer: BaseModel) -> Response:
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-async def _options(request: Request, service: Service) -> dict[str, Any]:
-    """Return the arguments of `Pipeline.predict`, and log them. Raises Overloaded, ApiError or UnknownModel.
-
-    A request for which there is no place does not count for the caller's limit.
-    """
-    service.pool.refuse_if_full()
-    await may_ask(request, request.headers.get(KEY_HEADER.model.name))
-    query = read_query(request)
+def _options(request: Request, query: PredictQuery, service: Service) -> dict[str, Any]:
+    """Return the arguments of `Pipeline.predict`, and log them. Raises UnknownModel."""
     model = service.default_model if query.model is None else query.model
     service.catalogue[model]  # before the image is read; only names of models that exist are logged
     request.state.log_fields.update(model=model, detector=query.detector)

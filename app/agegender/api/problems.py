@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -220,9 +221,14 @@ def add_handlers(app: FastAPI) -> None:
             return response_to(ApiError(NOT_FOUND), request)
         raise error
 
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        detail = _what_is_invalid(request, error.errors()[0])
+        return response_to(ApiError(PARAMETER_INVALID, detail), request)
+
     for exception in (*_KINDS, ApiError):
         app.add_exception_handler(exception, known_error)
     app.add_exception_handler(HTTPException, http_error)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, validation_error)  # type: ignore[arg-type]
 
 
 class AnswerDefects:
@@ -260,6 +266,17 @@ class AnswerDefects:
             if begun:
                 raise  # too late for another answer: the server closes the connection
             await answer(scope, receive, send)
+
+
+def _what_is_invalid(request: Request, error: Mapping[str, Any]) -> str:
+    # Every route declares its query as one model.
+    (query,) = request.scope["route"].dependant.query_params
+    fields = query.field_info.annotation.model_fields
+    name = error["loc"][-1]
+    if name in fields:
+        return f"The query parameter {name} is not valid. {fields[name].description}"
+    listing = f"there are: {', '.join(fields)}" if fields else "this path takes none"
+    return f"Unknown query parameter; {listing}."
 
 
 def openapi_responses(*kinds: Kind, path: str = "/predict") -> dict[int | str, dict[str, Any]]:

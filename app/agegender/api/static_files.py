@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable, Mapping
 from importlib.resources.abc import Traversable
 from pathlib import PurePath
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from agegender.api.query import refuse_query
+from agegender.api.query import NoQuery
 
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
@@ -18,7 +18,7 @@ _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".
 def file_router(files: Mapping[str, Traversable], headers: Mapping[str, str]) -> APIRouter:
     """Return routes that answer GET of each path with its file and `headers`. The files are read once, now."""
     # Not part of the API, so not in the OpenAPI document.
-    router = APIRouter(include_in_schema=False, dependencies=[Depends(refuse_query)])
+    router = APIRouter(include_in_schema=False)
     for path, file in files.items():
         router.get(path)(_sender(file.read_bytes(), _TYPES[PurePath(file.name).suffix], headers))
     return router
@@ -29,7 +29,7 @@ def _sender(content: bytes, media_type: str, headers: Mapping[str, str]) -> Call
     # Validated on each use: a page and its script must be of the same release.
     headers = {**headers, "Cache-Control": "no-cache", "ETag": tag}
 
-    async def send_file(request: Request) -> Response:
+    async def send_file(request: Request, _: Annotated[NoQuery, Query()]) -> Response:
         # A proxy that compresses turns the tag into a weak one.
         if request.headers.get("if-none-match", "").removeprefix("W/") == tag:
             return Response(status_code=304, headers=headers)
