@@ -28,7 +28,7 @@ def save(page: Page, name: str, full_page: bool = False) -> None:
 
 
 def main(url: str) -> None:
-    """Make one on a desk in light colours with both models, and one on a telephone in dark colours."""
+    """Make one on a desk in light colours with all models, and one on a telephone in dark colours."""
     with sync_playwright() as running:
         browser = running.chromium.launch(executable_path=shutil.which("chromium"))
         desk = browser.new_page(viewport={"width": 1040, "height": 900}, reduced_motion="reduce")
