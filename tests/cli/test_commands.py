@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tenacity
 from agegender.cli import commands
 from agegender.settings import Settings
 from helpers import (
@@ -421,8 +422,14 @@ BOTH = (ASTRONAUT, GRACE_HOPPER)
     ],
 )  # fmt: skip
 def test_what_no_image_can_change_is_one_sentence(
-    models_folder: Path, cache: Path, arguments: tuple[object, ...], env: dict[str, str], sentence: str
+    models_folder: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[object, ...],
+    env: dict[str, str],
+    sentence: str,
 ) -> None:
+    monkeypatch.setattr("agegender.client._BACKOFF", tenacity.wait_none())
     ended = run(cache, *arguments, **{"AGEGENDER_MODELS": str(models_folder), **env})
     assert re.match(sentence, one_sentence(ended))
     assert not (cache / "agegender").exists()
