@@ -23,8 +23,8 @@ RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/agegender
 
 
 # --no-compile here and below: byte code is made at the end, for the modules that are used. What is deleted in the same
-# layer is never used: a second copy of ONNX Runtime for C programs, NumPy's tests, all cascades but that for frontal
-# faces, and ReDoc, which comes with Swagger UI.
+# layer is never used: a second copy of ONNX Runtime for C programs and its tools for other models, NumPy's tests, all
+# cascades but that for frontal faces, and ReDoc, which comes with Swagger UI.
 FROM builder AS serve-dependencies
 COPY requirements/serve.txt docker/init.txt /requirements/
 RUN --mount=type=cache,target=/var/cache/pip \
@@ -32,7 +32,8 @@ RUN --mount=type=cache,target=/var/cache/pip \
     --mount=type=secret,id=ca \
     /opt/pip/bin/pip --python /opt/agegender/bin/python install --no-compile \
       --require-hashes -r /requirements/serve.txt -r /requirements/init.txt \
- && find /opt/agegender/lib -depth \( -path '*/onnxruntime/capi/libonnxruntime.so*' -o -path '*/numpy/*tests*' \
+ && find /opt/agegender/lib -depth \( -path '*/onnxruntime/capi/libonnxruntime.so*' \
+      -o -regex '.*/onnxruntime/\(transformers\|quantization\|tools\).*' -o -path '*/numpy/*tests*' \
       -o -path '*/fastapi_offline/static/redoc*' \
       -o -path '*/cv2/data/*.xml' -not -name haarcascade_frontalface_alt2.xml \) -delete
 
