@@ -13,7 +13,7 @@ from face_images import write_chips
 from helpers import ASTRONAUT, PATIENCE, ROOT, environment, full_disk
 from typer.testing import CliRunner
 
-pytest.importorskip("matplotlib", reason="the training job's packages are not installed: `make env-train`")
+pytest.importorskip("fairlearn", reason="the training job's packages are not installed: `make env-train`")
 
 from training.cli import app
 
