@@ -57,6 +57,15 @@ def begin(architecture: Architecture, dropout: float, weights: str) -> keras.Mod
     return network
 
 
+def freeze(network: keras.Model, last: str) -> None:
+    """Keep the weights of all layers up to `last`, batch norms' statistics too. Raises TrainingError."""
+    names = [layer.name for layer in network.layers]
+    if last not in names:
+        raise TrainingError(f"last_frozen_layer: {network.name} has no layer {last}.")
+    for layer in network.layers[: names.index(last) + 1]:
+        layer.trainable = False
+
+
 def with_probabilities(network: keras.Model, side: int = CROP_SIZE) -> keras.Model:
     """`network` as it is served: (n, 128, 128, 3) uint8 in, probabilities `age` (n, 101) and `gender` (n,) out.
 

@@ -68,6 +68,8 @@ class Recipe(_Part):
     network: Literal["residual", "mobilenet_v2"]
     initial_weights: str
     """"random", "imagenet" or a `.keras` file of this network that `make` wrote."""
+    last_frozen_layer: str | None = None
+    """The layers up to this one keep their first weights."""
     datasets: tuple[Literal["utkface", "fairface"], ...]
     """The data sets that train the network, choose the epoch and calibrate the result."""
     stages: tuple[Stage, ...]

@@ -22,7 +22,7 @@ from training.data import Faces
 from training.errors import TrainingError
 from training.files import write_json
 from training.losses import AgeLoss, age_error, smooth_age_prior
-from training.networks import begin, build
+from training.networks import begin, build, freeze
 from training.recipe import Recipe, Teacher
 from training.splits import TRAIN, VALIDATION
 from training.teacher import Answers, ask, view
@@ -250,6 +250,8 @@ def _trainee(recipe: Recipe, imagenet: str, teacher: tuple[Teacher, Answers] | N
     keras.utils.set_random_seed(recipe.seed)
     weights = imagenet if recipe.initial_weights == "imagenet" else recipe.initial_weights
     network = begin(recipe.network, recipe.dropout, weights)
+    if recipe.last_frozen_layer is not None:
+        freeze(network, recipe.last_frozen_layer)
     averaged = build(recipe.network, recipe.dropout)
     averaged.set_weights(network.get_weights())
     trainee = Trainee(network, averaged)
