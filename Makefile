@@ -73,6 +73,12 @@ model-A model-B model-C: $(VENV)/.train
 	$(if $(YUNET),,$(BIN)/agegender fetch-detector)
 	$(call MAKE_MODEL,$(@:model-%=%))
 
+model-C: runs/C_first/age_gender_C_first.keras
+
+runs/C_first/age_gender_C_first.keras: | $(VENV)/.train
+	$(if $(YUNET),,$(BIN)/agegender fetch-detector)
+	$(call MAKE_MODEL,C_first) --models $(@D)
+
 compare: $(VENV)/.train ## Measure the models and a package with weights of its own on the test images
 	$(TRAIN) compare --utkface $(UTKFACE) $(FAIRFACE:%=--fairface %)
 

@@ -55,7 +55,7 @@ YuNetOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A, B or C, or the path of another recipe's .toml file.")
+    str, typer.Argument(metavar="RECIPE", help="A, B, C_first, C, or the path of another .toml file.")
 ]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="A model, such as age_gender_B.")]
 DEFAULT_CACHE = Path("data/cache")

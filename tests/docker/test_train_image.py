@@ -38,7 +38,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'initial_weights = "imagenet"': 'initial_weights = "random"',
         "batch_size = 128": "batch_size = 64",
     }
-    recipe = (ROOT / "training/recipes/C.toml").read_text()
+    recipe = (ROOT / "training/recipes/C_first.toml").read_text()
     for before, after in changes.items():
         assert before in recipe
         recipe = recipe.replace(before, after)

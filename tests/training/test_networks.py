@@ -9,7 +9,7 @@ import pytest
 keras = pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
 
 from training.errors import TrainingError
-from training.networks import begin, build, with_probabilities
+from training.networks import begin, build, freeze, with_probabilities
 
 
 def crops(n: int) -> np.ndarray:
@@ -49,6 +49,23 @@ def test_a_model_that_was_made_before_can_be_gone_on_from(tmp_path: Path) -> Non
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"nowhere\.keras"):
         begin("residual", 0.2, str(tmp_path / "nowhere.keras"))
+
+
+def test_frozen_layers_keep_their_weights_and_the_others_learn() -> None:
+    network = with_random_heads(build("residual", 0.2))
+    freeze(network, "stage2_block1_relu2")
+    before = network.get_weights()
+    frozen = len(keras.Model(network.input, network.get_layer("stage2_block1_relu2").output).get_weights())
+    network.compile(loss={"age": "mse", "gender": "mse"})
+    network.fit(crops(2), {"age": np.ones((2, 101)), "gender": np.ones((2, 1))}, verbose=0)
+    same = [np.array_equal(a, b) for a, b in zip(before, network.get_weights(), strict=True)]
+    assert all(same[:frozen])
+    assert not all(same[frozen:])
+
+
+def test_a_layer_to_freeze_that_is_not_there_is_named() -> None:
+    with pytest.raises(TrainingError, match="residual has no layer block_3_add"):
+        freeze(build("residual", 0.2), "block_3_add")
 
 
 def test_a_network_that_learned_on_smaller_images_is_given_them_when_served() -> None:
