@@ -1,4 +1,4 @@
-"""Measure a model on labelled faces, overall and by group, with bootstrap intervals; and calibrate it on them."""
+"""Measure a model on labelled faces, overall and by group, with bootstrap intervals, and calibrate it on them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ MEASURES = {
     "gender_accuracy": "gender right",
     "interval_coverage": "interval holds",
 }
-"""What is measured, and what it is called in a table."""
+"""Names of the measures, and their titles in a table."""
 
 MOST_GROUPS = 30
-"""A column with more values than that, such as names or dates, does not divide faces into groups."""
+"""A column with more values, such as names or dates, does not divide the faces into groups."""
 
 ENOUGH = 100
-"""Faces with a label that a calibration needs at least."""
+"""The fewest labelled faces for a calibration."""
 
 _OLDEST = 120
 _BOOTSTRAP_SAMPLES = 1000
@@ -41,28 +41,28 @@ _GENDERS = {"male": True, "m": True, "female": False, "f": False, "": None}
 
 
 class AuditError(Exception):
-    """The table of labels, or what it says, cannot be used; str(e) is a sentence that says why."""
+    """An audit is not possible or cannot be written; str(e) says why in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A row of the table: what is known of the face in a file."""
+    """A row of the table: the known facts about the face in a file."""
 
     file: str
     age: tuple[float, float] | None
-    """First and last year that it may be; the same where the age is known."""
+    """The lowest and highest possible age in years; both the same if the age is known."""
     male: bool | None
     groups: dict[str, str]
 
 
 def read_labels(path: Path) -> list[Label]:
-    """Read a table with the columns `file`, `age` or `gender`, and any others. Raises AuditError."""
+    """Read a CSV table with the columns `file`, `age` or `gender` or both, and any others. Raises AuditError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise AuditError(f"{path} cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
-        raise AuditError(f"{path} is no table of text: save it as CSV in UTF-8.") from error
+        raise AuditError(f"{path} is not text in UTF-8: save the table as CSV in UTF-8.") from error
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
@@ -71,23 +71,19 @@ def read_labels(path: Path) -> list[Label]:
         raise AuditError(
             f"{path} needs a column `file`, and `age` or `gender` or both; it has: {', '.join(columns.values())}."
         )
-    others = [name for lower, name in columns.items() if lower not in ("file", "age", "gender")]
+    others = [lower for lower in columns if lower not in ("file", "age", "gender")]
     labels = []
     for row in reader:
-        cells = {name: (row[name] or "").strip() for name in columns.values()}
+        cells = {lower: (row[name] or "").strip() for lower, name in columns.items()}
         try:
-            age, male = (
-                _age(cells.get(columns.get("age", ""), "")),
-                _male(cells.get(columns.get("gender", ""), "")),
-            )
+            age, male = _age(cells.get("age", "")), _male(cells.get("gender", ""))
         except ValueError as error:
             raise AuditError(f"{path}, line {reader.line_num}: {error}.") from error
         groups = {"gender": {True: "male", False: "female", None: ""}[male]}
-        labels.append(
-            Label(cells[columns["file"]], age, male, groups | {name: cells[name] for name in others})
-        )
+        groups |= {columns[lower]: cells[lower] for lower in others}
+        labels.append(Label(cells["file"], age, male, groups))
     if not labels:
-        raise AuditError(f"{path} has a heading and no rows.")
+        raise AuditError(f"{path} has a heading but no rows: add a row for each photograph.")
     return labels
 
 
@@ -100,9 +96,9 @@ def _age(text: str) -> tuple[float, float] | None:
     elif found := re.fullmatch(rf"more than {number}|{number}\+", text):
         low, high = float(found[1] or found[2]), _OLDEST
     else:
-        raise ValueError(f"the age {text!r} is neither a number nor a range such as 20-29 or 70+, nor empty")
+        raise ValueError(f"the age {text!r} must be a number, a range such as 20-29 or 70+, or empty")
     if not low <= high <= _OLDEST:
-        raise ValueError(f"the age {text!r} is none that a person has")
+        raise ValueError(f"the age {text!r} must be from 0 to {_OLDEST} years, a range in ascending order")
     return low, high
 
 
@@ -110,33 +106,35 @@ def _male(text: str) -> bool | None:
     try:
         return _GENDERS[text.lower()]
     except KeyError:
-        raise ValueError(f"the gender {text!r} is neither male (m) nor female (f), nor empty") from None
+        raise ValueError(f"the gender {text!r} must be male (m), female (f) or empty") from None
 
 
 @dataclass(frozen=True)
 class Faces:
-    """What a model itself says of n faces, uncalibrated, beside their labels."""
+    """The labels of n faces, and the uncalibrated outputs of a model for them."""
 
     labels: Sequence[Label]
     distribution: NDArray[np.floating]
-    """(n, 101) probabilities of the ages."""
+    """(n, 101) probabilities of the ages from 0 to 100 years."""
     male_probability: NDArray[np.floating]
+    """(n,) probabilities of male."""
 
     @property
     def age(self) -> Floats:
-        """First and last year that each may be, (n, 2); NaN where no age is known."""
+        """(n, 2) lowest and highest possible ages in years; NaN without a label."""
         return np.array([label.age or (np.nan, np.nan) for label in self.labels])
 
     @property
     def male(self) -> Floats:
-        """1 for male, 0 for female, NaN where that is not known, (n,)."""
+        """(n,) 1 for male, 0 for female, NaN without a label."""
         return np.array([np.nan if label.male is None else label.male for label in self.labels])
 
     def outcomes(self, variant: Variant, coverage: float) -> dict[str, Floats]:
-        """The value of each measure for each face (n,); NaN where the label is not known.
+        """Return (n,) values of each measure, NaN for faces without the label.
 
-        Of a range of ages, the error is the distance to it. The interval holds a share of it: each year counts as much
-        as the model's own distribution says, as it does in a calibration.
+        The error of an age label that is a range is the distance to the nearer end, 0 inside. `interval_coverage` is
+        then the share of the range that the interval holds, its years weighted by the model's own distribution, as in
+        a calibration.
         """
         (first, last), male = self.age.T, self.male
         ages = read_ages(self.distribution, variant.age_estimate, variant.age_interval, coverage)
@@ -157,7 +155,10 @@ class Faces:
         }
 
     def recalibrated(self, variant: Variant) -> Variant:
-        """The variant with age interval and gender temperature fitted to these faces. Raises AuditError."""
+        """Return `variant` with its age interval and gender temperature fitted to these faces.
+
+        Raises AuditError if fewer than `ENOUGH` faces have a label.
+        """
         (first, last), male = self.age.T, self.male
         aged, gendered = ~np.isnan(first), ~np.isnan(male)
         changes: dict[str, Any] = {}
@@ -171,8 +172,8 @@ class Faces:
             changes["gender_temperature"] = temperature
         if not changes:
             raise AuditError(
-                f"A calibration needs at least {ENOUGH} faces with an age or with a gender; these are {aged.sum()} "
-                f"and {gendered.sum()}."
+                f"A calibration needs at least {ENOUGH} faces with an age or with a gender: {aged.sum()} have an age, "
+                f"{gendered.sum()} have a gender."
             )
         about = f"{variant.description} Calibrated on {len(self.labels):,} other faces by `agegender audit`."
         return variant.model_copy(update={**changes, "description": about})
@@ -190,7 +191,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The faces with one value in a column, or all (no column); a measure for which none has a label is left out."""
+    """The faces with one `value` in a column, or all faces without a column.
+
+    `figures` has no entry for a measure if none of the faces has the label.
+    """
 
     column: str | None
     value: str
@@ -199,7 +203,7 @@ class Group:
 
 
 def measure(faces: Faces, variant: Variant, coverage: float) -> tuple[list[Group], list[str]]:
-    """Every measure for all faces and for each group; and the columns that have too many values."""
+    """Return the figures of all faces and of each group, and the columns with more than `MOST_GROUPS` values."""
     outcomes = faces.outcomes(variant, coverage)
     everyone = np.ones(len(faces.labels), bool)
     groups, left_out = [_group(None, "all", everyone, outcomes)], []
@@ -214,7 +218,7 @@ def measure(faces: Faces, variant: Variant, coverage: float) -> tuple[list[Group
 
 
 def _by_number(text: str) -> list[str | int]:
-    """A key that sorts 3-9 before 20-29."""
+    """Return a key that sorts 3-9 before 20-29."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
 
 
@@ -228,7 +232,7 @@ def _group(column: str | None, value: str, members: NDArray[np.bool_], outcomes:
 
 
 def _figure(values: Floats) -> Figure:
-    """The mean with its percentile-bootstrap interval (Efron 1979)."""
+    """Return the mean with its percentile-bootstrap interval (Efron 1979)."""
     random, n = np.random.default_rng(0), len(values)
     means = [values[random.integers(0, n, n)].mean() for _ in range(_BOOTSTRAP_SAMPLES)]
     low, high = np.percentile(means, [2.5, 97.5])

@@ -146,18 +146,18 @@ def test_a_column_with_too_many_values_makes_no_groups(audit: Audit, tmp_path: P
             "needs a column `file`, and `age` or `gender` or both; it has: path, years.",
         ),
         ("file,race\na.jpg,Black\n", "needs a column `file`, and `age` or `gender` or both"),
-        ("file,age,gender\n", "labels.csv has a heading and no rows."),
+        ("file,age,gender\n", "labels.csv has a heading but no rows"),
         ("", "needs a column `file`"),
         (
             "file,age\na.jpg,20\nb.jpg,old\n",
-            "line 3: the age 'old' is neither a number nor a range such as 20-29",
+            "line 3: the age 'old' must be a number, a range such as 20-29",
         ),
-        ("file,age\na.jpg,29-20\n", "line 2: the age '29-20' is none that a person has"),
-        ("file,age\na.jpg,200\n", "line 2: the age '200' is none that a person has"),
-        ("file,gender\na.jpg,x\n", "line 2: the gender 'x' is neither male (m) nor female (f), nor empty."),
+        ("file,age\na.jpg,29-20\n", "line 2: the age '29-20' must be from 0 to 120"),
+        ("file,age\na.jpg,200\n", "line 2: the age '200' must be from 0 to 120"),
+        ("file,gender\na.jpg,x\n", "line 2: the gender 'x' must be male (m), female (f) or empty."),
         (
             "file,age\na.jpg,20\n",
-            "No photograph of the table shows a face. a.jpg: The file cannot be read (No such",
+            "No face was found in the photographs of the table. a.jpg: The file cannot be read (No such",
         ),
     ],
 )
@@ -221,12 +221,15 @@ def test_a_folder_that_is_there_and_too_few_faces_are_refused(
 ) -> None:
     refused = audit("--detector=none", f"--recalibrate={tmp_path}")
     assert (refused.exit_code, refused.stdout) == (1, "")
-    assert refused.stderr == f"agegender: {tmp_path} is there already: name a new folder for the model.\n"
+    assert refused.stderr == f"agegender: {tmp_path} already exists: name a new folder for the model.\n"
     lines = (tmp_path / "labels.csv").read_text().splitlines()
     table(tmp_path, "\n".join(lines[:80]))
     few = audit("--detector=none", f"--recalibrate={tmp_path}/own")
     assert few.exit_code == 1
-    assert "needs at least 100 faces with an age or with a gender; these are 79 and 79." in few.stderr
+    assert (
+        "needs at least 100 faces with an age or with a gender: 79 have an age, 79 have a gender."
+        in few.stderr
+    )
     assert not (tmp_path / "own").exists()
 
 

@@ -327,7 +327,7 @@ def test_addresses_are_read_too(predict: Predict, web: str, tmp_path: Path) -> N
     [
         ("/missing.jpg", "The server answered 404 Not Found."),
         ("/loop", "The address cannot be read (Exceeded maximum allowed redirects)."),
-        ("/endless", "The file has more than the 1000000 bytes that are allowed: "),
+        ("/endless", "The file is larger than 1000000 bytes: "),
         (None, "The address cannot be read ("),
     ],
 )

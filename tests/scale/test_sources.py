@@ -76,7 +76,7 @@ def test_a_source_is_a_file_a_folder_a_pattern_or_a_uri(
         ),
         (
             "foo://bar",
-            "foo://bar is no address that PyArrow can open (Unrecognized filesystem type in URI: foo://bar).",
+            "PyArrow cannot open foo://bar (Unrecognized filesystem type in URI: foo://bar).",
         ),
     ],
 )
@@ -130,7 +130,7 @@ def test_which_column_holds_images_must_be_clear(tmp_path: Path) -> None:
     pq.write_table(pa.table({"left": [b"l"], "right": [b"r"], "n": [1]}), path)
     assert [image.data for image in images(str(path), column="right")] == [b"r"]
     for column in (None, "n"):
-        with pytest.raises(ScoreError, match=r"\(--column\); those that do are: left, right\.$"):
+        with pytest.raises(ScoreError, match=r"\(--column\); columns of bytes: left, right\.$"):
             images(str(path), column=column)
 
 

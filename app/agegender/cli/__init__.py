@@ -6,8 +6,8 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; a package that cannot be imported is one sentence."""
-    # The name of a file may hold bytes that cannot be printed: they are escaped.
+    """Run the command line. Report a package that cannot be imported in one sentence."""
+    # Escape what cannot be printed: file names may contain any bytes.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         from agegender.cli.commands import app

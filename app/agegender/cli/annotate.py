@@ -1,4 +1,4 @@
-"""Draw a prediction into its photograph."""
+"""Draw faces into their photograph."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from agegender.answers import FaceEstimate
 
-_COLOUR = (200, 80, 0)  # a dark blue, BGR, on which white letters have a contrast of 7 to 1
+_COLOUR = (200, 80, 0)  # dark blue, BGR; its contrast with white is 7 to 1
 _WHITE = (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def annotate(image: NDArray[np.uint8], faces: Sequence[FaceEstimate]) -> NDArray[np.uint8]:
-    """Copy `image` (height, width, 3) BGR, and draw a box, the age and the gender of each of `faces` into it."""
+    """Return a copy of `image`, (height, width, 3) BGR, with a box, the age and the gender of each face."""
     drawn = image.copy()
     line = max(2, round(max(image.shape[:2]) / 350))
     for face in faces:
@@ -28,7 +28,7 @@ def annotate(image: NDArray[np.uint8], faces: Sequence[FaceEstimate]) -> NDArray
 
 
 def _label(image: NDArray[np.uint8], text: str, x: int, y: int, line: int) -> None:
-    """Write `text` just above (x, y), or as near to it as the image has room."""
+    """Write `text` above (x, y), moved as far as needed to stay inside the image."""
     scale = line / 3 + 0.15
     (width, height), below = cv2.getTextSize(text, _FONT, scale, line)
     width, height = width + 2 * below, height + 2 * below

@@ -1,4 +1,4 @@
-"""Run a model on somebody's own photographs for `agegender audit`, and print, draw and write what came out."""
+"""Run a model on labelled photographs for `agegender audit`, and print, plot and write its figures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from agegender.vision.decode import ImageTooLarge, ImageUnreadable, decode
 
 
 class Read(NamedTuple):
-    """What the model says of the largest face in a photograph that has `found` of them."""
+    """The output of the model for the largest of the `found` faces in a photograph; `distribution` is (101,)."""
 
     found: int
     distribution: NDArray[np.float32]
@@ -40,7 +40,7 @@ class Read(NamedTuple):
 
 
 class Reader:
-    """Finds the largest face in photographs and runs a model on it. Threads may share it.
+    """Find the largest face in photographs, and run a model on it.
 
     Raises ModelsInvalid, UnknownModel or DetectorFileError.
     """
@@ -54,7 +54,7 @@ class Reader:
         self._of_thread = threading.local()
 
     def read_all(self, folder: Path, labels: Sequence[Label]) -> Iterator[Read | str | None]:
-        """What each file shows, in order: None where no face is found, a sentence where it cannot be read.
+        """Yield the output for each file, in order: None without a face, a sentence if it cannot be read.
 
         Raises CascadeMissing or DetectorUnavailable.
         """
@@ -87,26 +87,27 @@ class Reader:
 
 @dataclass(frozen=True)
 class Report:
-    """All that an audit found."""
+    """The results of an audit."""
 
     model: str
     coverage: float
     photographs: int
     faces: int
     several_faces: int
-    """Photographs with more than one face, of which the largest was measured."""
+    """Photographs with more than one face; only the largest is measured."""
     without_face: list[str]
     unreadable: dict[str, str]
-    """What is wrong with each file."""
+    """Files, and what is wrong with each."""
     columns_left_out: list[str]
+    """Columns with too many values to be groups."""
     groups: list[Group]
 
     def write_json(self, path: Path) -> None:
-        """Write it, each group with its figures. Raises AuditError."""
+        """Write the report as JSON. Raises AuditError."""
         _write(path, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     def print(self, out: Console) -> None:
-        """Print the figures of all faces and of each group, with the ends of their intervals below them."""
+        """Print the figures of all faces and of each group, with their intervals."""
         out.print(
             f"{self.model}: {self.faces:,} faces in {self.photographs:,} photographs, {len(self.without_face):,} "
             f"without a face, {len(self.unreadable):,} unreadable, {self.several_faces:,} with several faces, of which "
@@ -129,14 +130,14 @@ class Report:
             table.add_row(escape(group.value), f"{group.faces:,}", *cells)
         out.print(table)
         out.print(
-            f"Age error and bias are in years; the interval is to hold {self.coverage:.0%} of the ages. Below each "
-            "figure is its 95 % bootstrap interval.",
+            f"Age error and bias are in years; the interval should hold {self.coverage:.0%} of the ages. Below "
+            "each figure is its 95 % bootstrap interval.",
             style="dim",
             highlight=False,
         )
 
     def plot(self, path: Path) -> None:
-        """Draw the figures of each group with their intervals, as PNG. Raises AuditError."""
+        """Draw the figures of all faces and of each group, with their intervals, as PNG. Raises AuditError."""
         from matplotlib.figure import Figure as Drawing
         from matplotlib.ticker import PercentFormatter
 
@@ -171,12 +172,13 @@ class Report:
 def examine(
     labels: Sequence[Label], read: Sequence[Read | str | None], variant: Variant, coverage: float
 ) -> tuple[Faces, Report]:
-    """What was read of the photographs, measured. Raises AuditError where no face is among it."""
-    shown = [(label, each) for label, each in zip(labels, read, strict=True) if isinstance(each, Read)]
+    """Measure the faces in what `Reader.read_all` returned. Raises AuditError if there is none."""
+    photographs = list(zip(labels, read, strict=True))
+    shown = [(label, each) for label, each in photographs if isinstance(each, Read)]
+    unreadable = {label.file: each for label, each in photographs if isinstance(each, str)}
     if not shown:
-        first = zip(labels, read, strict=True)
-        problem = next((f" {label.file}: {each}" for label, each in first if each is not None), "")
-        raise AuditError(f"No photograph of the table shows a face.{problem}")
+        first = next((f" {file}: {why}" for file, why in unreadable.items()), "")
+        raise AuditError(f"No face was found in the photographs of the table.{first}")
     faces = Faces(
         [label for label, _ in shown],
         np.stack([each.distribution for _, each in shown]),
@@ -186,20 +188,18 @@ def examine(
     return faces, Report(
         model=variant.id,
         coverage=coverage,
-        photographs=len(labels),
+        photographs=len(photographs),
         faces=len(shown),
         several_faces=sum(each.found > 1 for _, each in shown),
-        without_face=[label.file for label, each in zip(labels, read, strict=True) if each is None],
-        unreadable={
-            label.file: each for label, each in zip(labels, read, strict=True) if isinstance(each, str)
-        },
+        without_face=[label.file for label, each in photographs if each is None],
+        unreadable=unreadable,
         columns_left_out=left_out,
         groups=groups,
     )
 
 
 def write_recalibrated(model: Model, models: Path, faces: Faces, folder: Path) -> None:
-    """Write ID.json, calibrated on these faces, into a new `folder`, with a copy of ID.onnx. Raises AuditError."""
+    """Write ID.json, calibrated on `faces`, and a copy of ID.onnx into a new `folder`. Raises AuditError."""
     variant = faces.recalibrated(model.variant)
     try:
         folder.mkdir(parents=True)

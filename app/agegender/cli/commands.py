@@ -37,7 +37,7 @@ from agegender.settings import ENV_PREFIX, Settings
 if TYPE_CHECKING:
     from agegender.cli.files import Result
 
-# What runs models, or serves, is slow to import, so the commands that need it import it.
+# The models and the server are slow to import: only the commands that need them import them.
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,16 +45,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Age and gender of the faces in photographs.",
 )
-# Without emoji, since a file may be named :smile:.jpg; and in a pipe, no line is wrapped.
+# No emoji: a file may be named :smile:.jpg. No wrapping of lines in a pipe.
 out = Console(emoji=False, width=None if sys.stdout.isatty() else 10_000)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 MANY = 10
-"""With at least that many files, a terminal shows a progress bar."""
+"""Files from which on `predict` shows a progress bar."""
 
 
 def _takes_options(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each field of `PredictQuery` but those; it gets all of them as `options`."""
+    """Give a command an option for each field of `PredictQuery` that is not `left_out`, passed on as `options`."""
     fields = {name: field for name, field in PredictQuery.model_fields.items() if name not in left_out}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -109,8 +109,15 @@ def _fail(message: object) -> NoReturn:
     raise typer.Exit(1)
 
 
+def _progress(hidden: bool = False) -> Progress:
+    """Return a progress bar for standard error, which is hidden if that is not a terminal."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    disable = hidden or not err.is_terminal
+    return Progress(*columns, console=err, transient=True, redirect_stdout=False, disable=disable)
+
+
 def _settings(**sources: Any) -> Settings:
-    """Read the settings from the environment and `sources`; end the program where one is invalid."""
+    """Read the settings from the environment and `sources`. Exit if one is invalid."""
     try:
         return Settings(**sources)
     except ValidationError as error:
@@ -122,26 +129,26 @@ def _settings(**sources: Any) -> Settings:
 
 
 class _SettingsHelp(argparse.HelpFormatter):
-    """Shows the environment variable of each setting, and only defaults that are plain values."""
+    """Add the environment variable of each setting, and omit defaults that are not plain values."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = re.sub(r" \(default(: (None|null)| factory: .*)\)$", "", action.help or "")
         return text if action.dest == "help" else f"{text} [{ENV_PREFIX}{action.dest.upper()}]"
 
 
-# pydantic-settings makes an option of each setting, so the options are not Typer's.
+# pydantic-settings, not Typer, makes an option of each setting.
 @app.command(
     add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
 )
 def serve(context: typer.Context) -> None:
-    """Answer predictions over HTTP."""
+    """Serve predictions over HTTP."""
     from agegender import server
 
-    logging.config.dictConfig(LOGGING)  # reading the settings may log a line
+    logging.config.dictConfig(LOGGING)  # reading the settings may log a warning
     parser = argparse.ArgumentParser(
         "agegender serve",
         usage="agegender serve [OPTIONS]",
-        description="Answer predictions over HTTP. The environment variable in brackets sets the same.",
+        description="Serve predictions over HTTP. An option may also be set by the environment variable in brackets.",
         formatter_class=_SettingsHelp,
     )
     options = CliSettingsSource[Any](
@@ -158,28 +165,30 @@ def predict(
         list[str],
         typer.Argument(
             metavar="IMAGE",
-            help="Image files, folders with everything in them, quoted patterns such as '2024/**/*.jpg', http(s) "
+            help="Image files, folders and their subfolders, quoted patterns such as '2024/**/*.jpg', http(s) "
             "addresses, or - for standard input.",
             show_default=False,
         ),
     ],
     options: Options,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead, a line for each face.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV instead of a table, one line for each face.")
+    ] = False,
     annotate_into: Annotated[
         Path | None,
         typer.Option("--annotate", help="Write annotated copies into this folder, as NAME.annotated.jpg."),
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option(help="Let the service at this address predict, such as http://localhost:8000."),
+        typer.Option(help="Use the service at this address, such as http://localhost:8000."),
     ] = None,
     api_key: Annotated[
         str | None,
-        typer.Option(envvar=f"{ENV_PREFIX}API_KEY", help="Key for that service, if it needs one."),
+        typer.Option(envvar=f"{ENV_PREFIX}API_KEY", help="API key of that service, if it needs one."),
     ] = None,
 ) -> None:
-    """Estimate age and gender of the faces in photographs, on all cores of this machine or with a service."""
+    """Estimate age and gender of the faces in photographs, on all cores of this machine or by a service."""
     from agegender.cli import files, output
 
     if as_json and as_csv:
@@ -189,14 +198,11 @@ def predict(
     failed = False
 
     def watched(results: Iterator[Result]) -> Generator[Result, None, None]:
-        """Show a progress bar for `results`, and print each problem on standard error."""
+        """Show the progress of `results`, and print each problem on standard error."""
         nonlocal failed
-        # JSON and CSV are printed as results come, which would run into the bar on the same terminal.
-        hidden = len(found) < MANY or not err.is_terminal or ((as_json or as_csv) and out.is_terminal)
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(
-            *columns, console=err, transient=True, redirect_stdout=False, disable=hidden
-        ) as progress:
+        # JSON and CSV are printed while the bar is shown: on the same terminal they would mix.
+        hidden = len(found) < MANY or ((as_json or as_csv) and out.is_terminal)
+        with _progress(hidden) as progress:
             for result in progress.track(results, total=len(found), description="photographs"):
                 if isinstance(result.outcome, str):
                     failed = True
@@ -206,7 +212,7 @@ def predict(
     try:
         with (
             files.predicting(settings, options, url, api_key) as (estimate, threads),
-            # The progress bar has a thread, which must end before the interpreter does.
+            # Stops the thread of the progress bar, which must not outlive the interpreter.
             contextlib.closing(
                 watched(files.results(found, estimate, threads, settings, annotate_into))
             ) as results,
@@ -223,7 +229,7 @@ def predict(
     except KeyboardInterrupt:
         if url is None and not any(file.is_address for file in found):
             raise
-        # A regular exit would wait for the threads, and they for a server.
+        # A regular exit would wait for threads that wait for a server.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(128 + signal.SIGINT)
@@ -240,8 +246,8 @@ def score(
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="Folders, image files, Parquet files with a column of encoded bytes, or quoted patterns such as "
-            "'2024/**/*.jpg'; on a disk or in a bucket, as s3://BUCKET/FOLDER or gs://BUCKET/FOLDER.",
+            help="Folders, image files, Parquet files with a column of encoded images, or quoted patterns such as "
+            "'2024/**/*.jpg', on a disk or in a bucket: s3://BUCKET/FOLDER or gs://BUCKET/FOLDER.",
             show_default=False,
         ),
     ],
@@ -251,20 +257,20 @@ def score(
     options: Options,
     column: Annotated[
         str | None,
-        typer.Option(help="Column of the images in Parquet files; needed where several columns hold bytes."),
+        typer.Option(help="Column of the images in Parquet files; required if several columns hold bytes."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes, or actors of Ray; by default one for each core.")
+        int | None, typer.Option(min=1, help="Worker processes, or Ray actors; by default one per core.")
     ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Ray cluster to run on instead of in processes of this machine: auto for the one that it is part of.",
+            help="Run on this Ray cluster instead of in local processes; auto is the cluster of this machine.",
         ),
     ] = None,
 ) -> None:
-    """Write a row for each face of a data set into Parquet files; run again, it goes on where it was stopped."""
+    """Write a row for each face of a data set into Parquet files. After an interruption, run it again to resume."""
     try:
         from agegender.scale import score as scoring
         from agegender.scale.sources import ScoreError
@@ -276,15 +282,14 @@ def score(
         _fail(f"{error.name} is not installed: add the extra {extra}, as in `pip install '.[{extra}]'`.")
     from agegender.cli.files import CANNOT_GO_ON
 
-    _settings()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    _settings()  # exits if one is invalid
     total: Counter[str] = Counter()
     begun = time.perf_counter()
     try:
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        with _progress() as progress:
             task = progress.add_task("images found", total=None)
-            asked = scoring.question(sources, column, options)
-            results = scoring.Results(output, asked, lambda found: progress.update(task, completed=found))
+            job = scoring.describe(sources, column, options)
+            results = scoring.Results(output, job, lambda found: progress.update(task, completed=found))
             progress.update(task, description="images", total=results.images, completed=results.images_done)
             for counts in scoring.run(results, workers, ray):
                 progress.advance(task, counts["images"])
@@ -292,9 +297,9 @@ def score(
     except (ScoreError, *CANNOT_GO_ON) as error:
         _fail(error)
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from here.")
+        _fail("Stopped. Run the same command again to resume.")
     seconds = time.perf_counter() - begun
-    before = f" {results.images_done:,} images were done before." if results.images_done else ""
+    before = f" {results.images_done:,} images were scored before." if results.images_done else ""
     out.print(
         f"{total['images']:,} images in {seconds:,.0f} seconds, {total['images'] / seconds:,.1f} a second: "
         f"{total['faces']:,} faces, {total['without_face']:,} images without a face, {total['errors']:,} errors."
@@ -309,25 +314,27 @@ def score(
 def audit(
     photographs: Annotated[
         Path,
-        typer.Argument(metavar="PHOTOS", help="Folder that file names are relative to.", show_default=False),
+        typer.Argument(metavar="PHOTOS", help="Folder of the photographs.", show_default=False),
     ],
     labels: Annotated[
         Path,
         typer.Argument(
             metavar="LABELS",
-            help="CSV table with the columns file, age (a number, or a range such as 20-29) and gender (male, female); "
-            "any other column divides the faces into groups.",
+            help="CSV table with the columns file (a path in PHOTOS), age (a number or a range such as 20-29) and "
+            "gender (male or female). Each other column divides the faces into groups.",
             show_default=False,
         ),
     ],
     options: Options,
-    as_json: Annotated[Path | None, typer.Option("--json", help="Write the figures into this file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw them into this PNG file.")] = None,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures into this JSON file.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the figures into this PNG file.")] = None,
     recalibrate: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Write the model into this folder, calibrated on these faces, for AGEGENDER_MODELS.",
+            help="Calibrate the model on these faces, and write it into this new folder, for AGEGENDER_MODELS.",
         ),
     ] = None,
 ) -> None:
@@ -339,12 +346,12 @@ def audit(
     if plot is not None and find_spec("matplotlib") is None:
         _fail("matplotlib is not installed: add the extra audit, as in `pip install '.[audit]'`.")
     if recalibrate is not None and recalibrate.exists():
-        _fail(f"{recalibrate} is there already: name a new folder for the model.")
+        _fail(f"{recalibrate} already exists: name a new folder for the model.")
     settings, query = _settings(), PredictQuery(**options)
     try:
         rows = read_labels(labels)
         reader = Reader(settings, query)
-        with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+        with _progress() as progress:
             outcomes = reader.read_all(photographs, rows)
             read = list(progress.track(outcomes, total=len(rows), description="photographs"))
         faces, report = examine(rows, read, reader.model.variant, query.coverage)
@@ -358,7 +365,9 @@ def audit(
         if recalibrate is not None:
             write_recalibrated(reader.model, settings.models, faces, recalibrate)
             out.print(
-                f"calibrated: serve it by AGEGENDER_MODELS={recalibrate}", highlight=False, soft_wrap=True
+                f"Serve the calibrated model with AGEGENDER_MODELS={recalibrate}",
+                highlight=False,
+                soft_wrap=True,
             )
     except (AuditError, *CANNOT_GO_ON) as error:
         _fail(error)
@@ -393,16 +402,16 @@ def models() -> None:
 @app.command()
 def fetch_detector(
     source: Annotated[
-        Path | None, typer.Option("--from", help="Take this file instead of the published one.")
+        Path | None, typer.Option("--from", help="Copy this file instead of downloading it.")
     ] = None,
 ) -> None:
-    """Download YuNet, the better face detector, into the user's cache folder, unless it is there."""
+    """Download YuNet, the better face detector, into your cache folder, unless it is there."""
     path = None
-    with contextlib.suppress(DetectorFileError):  # a file with the wrong digest is replaced
+    with contextlib.suppress(DetectorFileError):  # replace a file with the wrong digest
         path = detector_file.find() if source is None else None
     try:
         if path is None:
-            with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+            with _progress() as progress:
                 task = progress.add_task("YuNet", total=detector_file.YUNET_SIZE)
                 path = detector_file.fetch(source, lambda received: progress.update(task, completed=received))
     except DetectorFileError as error:
@@ -412,7 +421,7 @@ def fetch_detector(
 
 @app.command()
 def doctor() -> None:
-    """Check this installation, and say what to do where something is wrong."""
+    """Check this installation, and say how to repair what is wrong."""
     from agegender.cli import doctor
 
     broken = 0

@@ -1,6 +1,6 @@
-"""What `agegender doctor` checks: whatever predictions and the service need.
+"""Check what predictions and the service need, for `agegender doctor`.
 
-Packages are imported here one by one, so that a broken one is a finding and does not end the command.
+Packages are imported one by one, so that a broken one is reported like any other problem.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agegender.inference import detector_file
 from agegender.inference.detector_file import DetectorFileError
 from agegender.settings import Settings
 
-# Names of modules, and of the packages that they come with.
+# Modules and their packages.
 _PACKAGES = {
     "numpy": "numpy",
     "cv2": "opencv-python-headless",
@@ -34,15 +34,15 @@ _PACKAGES = {
 
 
 class Finding(NamedTuple):
-    """Something that was checked. A `note` could be better; what is `wrong` keeps something from working."""
+    """The result of a check. A `note` is a suggestion; what is `wrong` prevents predictions or the service."""
 
     state: Literal["ok", "note", "wrong"]
     text: str
-    """Says what to do, unless the state is ok."""
+    """What was found and, unless the state is ok, what to do."""
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Check one thing after the other."""
+    """Yield a finding for each check."""
     yield Finding("ok", f"agegender {version('agegender')} in {Path(__file__).parents[1]}")
     yield Finding("ok", f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
     packages = list(_packages())
@@ -50,7 +50,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if settings.traces:
         yield _traces()
     yield _workers(settings)
-    if _any_wrong(packages):  # the rest needs them
+    if _any_wrong(packages):  # the other checks need them
         return
     files = [*_models(settings), _yunet(settings)]
     yield from files
@@ -137,7 +137,7 @@ def _predictions(settings: Settings) -> Iterator[Finding]:
                 "wrong", f"A prediction with detector {choice} fails ({error}): reinstall this package."
             )
             continue
-        if prediction.detector in done:  # auto is one of the others
+        if prediction.detector in done:  # auto stands for one of the others
             continue
         done.add(prediction.detector)
         ms = prediction.timings_ms
@@ -149,7 +149,7 @@ def _predictions(settings: Settings) -> Iterator[Finding]:
 
 
 def _pattern() -> bytes:
-    """Return a JPEG of 640x480 pixels without a face; detection takes as long as in a photograph."""
+    """Return a JPEG of 640x480 pixels without a face, in which detection takes as long as in a photograph."""
     import cv2
 
     rows, columns = np.mgrid[:480, :640]
@@ -183,7 +183,7 @@ def _get(host: str, port: int, path: str) -> str:
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     authority = f"[{here}]:{port}" if ":" in here else f"{here}:{port}"
     try:
-        # Not through a proxy, which cannot reach this machine by these addresses.
+        # Without a proxy, which could not reach this machine at these addresses.
         with httpx.Client(trust_env=False, timeout=2) as http:
             return http.get(f"http://{authority}{path}").text
     except httpx.HTTPError:

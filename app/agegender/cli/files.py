@@ -1,4 +1,4 @@
-"""The photographs that the command line is given, one or ten thousand, and an answer for each, in bounded memory."""
+"""Find the files that `agegender predict` is given, and predict them in bounded memory."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import itertools
 import os
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import cv2
 import httpx
 
+from agegender.ahead import ahead
 from agegender.answers import Prediction
 from agegender.cli.annotate import annotate
 from agegender.client import AgeGenderError, Client, TimedOut, Unreachable
@@ -43,23 +44,23 @@ STDIN = "-"
 _KINDS_LISTED = 8
 _ANNOTATED = ".annotated.jpg"
 _MAX_JPEG_SIDE = 65_500
-"""libjpeg's limit."""
+"""Pixels, the limit of libjpeg."""
 
-# The smallest service, with one worker, takes that many requests: one at work, and four in the queue.
+# Few enough for a service with one worker, which processes one request while four wait.
 _REQUESTS_AT_A_TIME = 4
-# Files started, per thread, before the first of them is done: one that takes long does not hold up the others.
+# Files in progress per thread: more than one, so that a slow file does not hold up the others.
 _AHEAD = 4
-# With these, a service answers for one image, and may accept the others.
+# Statuses that may concern one image only: go on with the next one.
 _STATUSES_OF_ONE_IMAGE = (400, 413, 429, 500, 503)
 _DOWNLOAD_SECONDS = 60
 
 
 class CannotAnnotate(Exception):
-    """The annotated photographs cannot be written; str(e) is a sentence that says why."""
+    """Annotated photographs cannot be written; str(e) says why in a sentence."""
 
 
 class FileProblem(Exception):
-    """Something is wrong with one file; str(e) is a sentence that says what."""
+    """One file cannot be read or annotated; str(e) says why in a sentence."""
 
 
 CANNOT_GO_ON = (
@@ -71,39 +72,39 @@ CANNOT_GO_ON = (
     ModelsInvalid,
     UnknownModel,
 )
-"""What stops the command, unless it concerns one image only; each is a sentence."""
+"""Errors that end the command, unless they concern one image only; str(e) is a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file or an address to read; or, with `problem`, a name that stands for none."""
+    """A file or an address to read or, with `problem`, a name without a file."""
 
     name: str
     annotated: str = ""
-    """Path of the annotated photograph within the folder for those."""
+    """Path of its annotated copy in the folder of annotated copies."""
     problem: str | None = None
 
     @property
     def is_address(self) -> bool:
         """Whether it is read over HTTP."""
-        return _is_address(self.name)
+        return self.name.lower().startswith(("http://", "https://"))
 
     def read(self, max_bytes: int) -> bytes:
-        """Read it; of an address, at most `max_bytes`. Raises OSError or FileProblem."""
+        """Return its bytes, at most `max_bytes` from an address. Raises OSError or FileProblem."""
         if self.name == STDIN:
             return sys.stdin.buffer.read()
         return _download(self.name, max_bytes) if self.is_address else Path(self.name).read_bytes()
 
 
 class LeftOut(NamedTuple):
-    """How many files of a folder are not read, by the reason."""
+    """The files of a folder that are not read; `why` counts them by reason."""
 
     folder: str
     why: str
 
 
 class Result(NamedTuple):
-    """The name of a file with its prediction, or with a sentence that says what is wrong."""
+    """The name of a file and its prediction, or a sentence that says what is wrong."""
 
     name: str
     outcome: Prediction | str
@@ -113,23 +114,19 @@ Predict = Callable[[bytes], Prediction]
 
 
 def find_files(names: Iterable[str]) -> tuple[list[File], list[LeftOut]]:
-    """List the files that `names` stand for, in that order, and what is left out in folders.
+    """List the files that `names` stand for, in order, and what is left out of folders.
 
-    A name is a file, a folder with everything in it, a pattern, an http(s) address, or `-` for standard input.
+    A name is a file, a folder including its subfolders, a pattern, an http(s) address, or `-` for standard input.
     """
     found = [each for name in names for each in _found(name)]
     files = [each for each in found if isinstance(each, File)]
     return files, [each for each in found if isinstance(each, LeftOut)]
 
 
-def _is_address(name: str) -> bool:
-    return name.lower().startswith(("http://", "https://"))
-
-
 def _found(name: str) -> Iterator[File | LeftOut]:
     if name == STDIN:
         yield File(name, "stdin" + _ANNOTATED)
-    elif _is_address(name):
+    elif File(name).is_address:
         yield File(name, (Path(urlsplit(name).path).stem or "photograph") + _ANNOTATED)
     elif os.path.isdir(name):
         yield from _in_folder(name)
@@ -149,7 +146,7 @@ def _matching(pattern: str) -> Iterator[File | LeftOut]:
         yield File(pattern, problem="No file matches this pattern.")
     # The folder that all matches are in.
     base = Path(*itertools.takewhile(lambda part: not _is_pattern(part), Path(pattern).parts))
-    # In a folder that matches, files and folders may match too.
+    # A pattern may match a folder as well as files and folders in it: list each of them once.
     files: set[str] = set()
     folders: set[str] = set()
     for found in (each for match in matches for each in _found(match)):
@@ -192,11 +189,10 @@ def _in_folder(folder: str) -> Iterator[File | LeftOut]:
 def _left_out(others: Counter[str], hidden: int, annotated: int) -> str:
     reasons = []
     if others:
-        kinds = [f"{count} {kind}" for kind, count in others.most_common(_KINDS_LISTED)]
-        if len(others) > _KINDS_LISTED:
-            kinds.append(
-                f"{sum(others.values()) - sum(n for _, n in others.most_common(_KINDS_LISTED))} more"
-            )
+        listed = others.most_common(_KINDS_LISTED)
+        kinds = [f"{count} {kind}" for kind, count in listed]
+        if more := others.total() - sum(count for _, count in listed):
+            kinds.append(f"{more} more")
         reasons.append(f"not an image format: {', '.join(kinds)}")
     if hidden:
         reasons.append(f"hidden: {hidden}")
@@ -223,8 +219,7 @@ def _download(address: str, max_bytes: int) -> bytes:
                 data += part
                 if len(data) > max_bytes:
                     raise FileProblem(
-                        f"The file has more than the {max_bytes} bytes that are allowed: use a smaller one, or raise "
-                        "AGEGENDER_MAX_BYTES."
+                        f"The file is larger than {max_bytes} bytes: use a smaller one, or raise AGEGENDER_MAX_BYTES."
                     )
                 if time.monotonic() > deadline:
                     raise FileProblem(f"The download took more than {_DOWNLOAD_SECONDS} seconds.")
@@ -238,9 +233,9 @@ def _download(address: str, max_bytes: int) -> bytes:
 def predicting(
     settings: Settings, options: Options, url: str | None = None, api_key: str | None = None
 ) -> Iterator[tuple[Predict, int]]:
-    """Provide what predicts, this process or the service at `url`, and on how many threads to call it.
+    """Provide a function that predicts, here or by the service at `url`, and the number of threads to call it on.
 
-    Raises one of CANNOT_GO_ON.
+    Raises CANNOT_GO_ON.
     """
     if url is None:
         yield partial(Predictor(settings).predict, **options), available_cores()
@@ -256,9 +251,9 @@ def results(
     settings: Settings,
     annotate_into: Path | None = None,
 ) -> Iterator[Result]:
-    """Yield a result for each of `files`, in their order, and write annotated photographs into `annotate_into`.
+    """Yield a result for each of `files`, in order, and write annotated photographs into `annotate_into`.
 
-    Files are read as results are taken, a few ahead for each thread. Raises one of CANNOT_GO_ON.
+    Reads a few files per thread ahead of the results. Raises CANNOT_GO_ON.
     """
     if annotate_into is not None:
         _check_names(files)
@@ -266,15 +261,9 @@ def results(
     def work(file: File) -> Result:
         return Result(file.name, file.problem or _outcome(file, predict, settings, annotate_into))
 
-    started: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
-        for file in files:
-            started.append(pool.submit(work, file))
-            if len(started) == _AHEAD * threads:
-                yield started.popleft().result()
-        while started:
-            yield started.popleft().result()
+        yield from ahead(pool, work, files, _AHEAD * threads)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # a thread may be waiting for a service
 
@@ -304,9 +293,7 @@ def _outcome(
 def _write(drawn: cv2.typing.MatLike, folder: Path, name: str) -> None:
     """Write an annotated photograph. Raises FileProblem or CannotAnnotate."""
     if max(drawn.shape) > _MAX_JPEG_SIDE:
-        raise FileProblem(
-            f"It cannot be annotated: a JPEG has at most {_MAX_JPEG_SIDE} pixels a side, and this has more."
-        )
+        raise FileProblem(f"It cannot be annotated: a JPEG has at most {_MAX_JPEG_SIDE} pixels a side.")
     path = folder / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -315,7 +302,7 @@ def _write(drawn: cv2.typing.MatLike, folder: Path, name: str) -> None:
         if error.errno == errno.ENAMETOOLONG:
             raise FileProblem(f"It cannot be annotated: the name {name} is too long.") from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            path.unlink(missing_ok=True)  # written by half
+            path.unlink(missing_ok=True)  # half written
         raise CannotAnnotate(
             f"Annotated photographs cannot be written into {folder} ({error.strerror})."
         ) from error
@@ -327,5 +314,5 @@ def _check_names(files: Iterable[File]) -> None:
         if file.problem is None and taken.setdefault(file.annotated, file.name) != file.name:
             raise CannotAnnotate(
                 f"The annotated photographs of {taken[file.annotated]} and {file.name} would have the same name, "
-                f"{file.annotated}: use a folder for each."
+                f"{file.annotated}: annotate them into different folders."
             )

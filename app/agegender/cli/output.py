@@ -23,30 +23,30 @@ from agegender.cli.files import Result
 
 
 class CannotWrite(Exception):
-    """Standard output cannot be written; str(e) is a sentence that says why."""
+    """Standard output cannot be written; str(e) says why in a sentence."""
 
 
 @contextmanager
 def written() -> Iterator[None]:
-    """Flush standard output at the end. Raises CannotWrite where it cannot be written, as on a full disk."""
+    """Flush standard output at the end. Raises CannotWrite if it cannot be written, as on a full disk."""
     try:
         yield
         sys.stdout.flush()
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader has ended, as `head` does
             raise
-        # Python flushes again at its exit, and would complain.
+        # Python flushes again when it exits, and would print an error of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise CannotWrite(f"The answers cannot be written ({error.strerror}).") from error
 
 
 def plain_table(*columns: str | Column) -> Table:
-    """Return an empty table with a line below its heading, and no other lines."""
+    """Return an empty table whose only line is below its heading."""
     return Table(*columns, box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
 
 
 def print_table(results: Iterable[Result], out: Console) -> None:
-    """Print a row for each face, and one for each image without a face; none for an image with a problem."""
+    """Print a row for each face and for each image without a face, but none for an image with a problem."""
     grid = plain_table(
         Column("image", overflow="fold"),
         Column("age", no_wrap=True),
@@ -60,7 +60,7 @@ def print_table(results: Iterable[Result], out: Console) -> None:
             if isinstance(prediction, Prediction):
                 for row in _rows(prediction):
                     grid.add_row(escape(name), *row)
-    finally:  # also the part before Ctrl-C or an exception
+    finally:  # after Ctrl-C or an exception, print what there is
         if grid.row_count:
             out.print(grid)
 
@@ -80,7 +80,7 @@ def _rows(prediction: Prediction) -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def print_json(results: Iterable[Result]) -> None:
-    """Print a list that has `filename`, and `prediction` as in the service's answer or `error`, for each result."""
+    """Print a list of objects with `filename` and either the service's `prediction` or an `error`."""
     before, after = "[\n", ""
     try:
         for name, outcome in results:
@@ -97,13 +97,13 @@ def print_json(results: Iterable[Result]) -> None:
 
 
 def print_csv(results: Iterable[Result]) -> None:
-    """Print a line for each face, and one for each image without a face or with an `error`.
+    """Print a line for each face, and a line for each image without a face or with an `error`.
 
-    The probabilities of ages are separated by spaces in one column.
+    One column holds the probabilities of all ages, separated by spaces.
     """
     writer = csv.DictWriter(sys.stdout, table.COLUMNS, lineterminator="\n")
     for number, (name, outcome) in enumerate(results):
-        if number == 0:  # not if an exception comes before the first result
+        if number == 0:  # after the first result, which may raise
             writer.writeheader()
         for row in table.rows(name, outcome):
             writer.writerow(

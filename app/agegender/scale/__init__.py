@@ -1,1 +1,1 @@
-"""More than one machine: a Ray Serve deployment, and the scoring of data sets. Needs the extra `score` or `scale`."""
+"""Scoring of data sets, which needs the extra `score`; the service on Ray Serve, which needs `scale`."""

@@ -1,7 +1,7 @@
-"""Predictions for a data set, as Parquet files in a folder: by processes of this machine, or by Ray Data on many.
+"""Predict a data set into Parquet files in a folder, in processes of this machine or by Ray Data on many machines.
 
-The folder holds a plan, which divides the images among shards, and a file for each shard that is done. Such a file
-appears whole or not at all, so that a run that was killed goes on where it was.
+The folder holds a plan, which divides the images into shards, and a file for each shard that is done. A file appears
+only when it is complete: a run that was killed can be resumed.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileType
 
 from agegender import table
+from agegender.ahead import ahead
 from agegender.answers import Prediction
 from agegender.cores import available_cores
 from agegender.inputs import Options
 from agegender.predictor import Predictor
-from agegender.scale.sources import Part, ScoreError, ahead, open_folder, open_source, plan, read
+from agegender.scale.sources import Part, ScoreError, open_folder, open_source, plan, read
 
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), list: pa.list_(pa.float32())}
 SCHEMA = pa.schema({name: _TYPES[kind] for name, kind in table.COLUMNS.items()} | {"row": pa.int64()})
-"""Of the files written: the columns of `predict --csv`, and the image's row where it was in a Parquet file."""
+"""The columns of `predict --csv`, and the row of an image that comes from a Parquet file."""
 
-# PyArrow, Spark and DuckDB read no file whose name begins with _ or . as part of a data set.
+# PyArrow, Spark and DuckDB ignore files of a data set whose names begin with _ or .
 _PLAN = "_plan.parquet"
 _PLAN_SCHEMA = pa.schema(
     {
@@ -49,46 +50,52 @@ _PLAN_SCHEMA = pa.schema(
 
 
 class Results:
-    """The folder: its plan, which is made unless it is there, and the shards that are done.
+    """The results of `job` in a folder: its plan, which is made if there is none, and the finished shards.
 
-    Raises ScoreError, also where the plan is of other sources or options.
+    Without `job`, the folder must hold a plan. `on_planned` is called with the number of images planned so far. Raises
+    ScoreError, also if the plan is of another job.
     """
 
-    def __init__(self, folder: str, asked: dict[str, Any] | None, planned: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        folder: str,
+        job: dict[str, Any] | None = None,
+        on_planned: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.folder = folder if "://" in folder else os.path.abspath(folder)
         self._files, self._folder = open_folder(folder)
         path = f"{self._folder}/{_PLAN}"
         try:
-            if asked is not None and self._files.get_file_info(path).type == FileType.NotFound:
+            if job is not None and self._files.get_file_info(path).type == FileType.NotFound:
                 self._files.create_dir(self._folder)
                 with self._new_file(_PLAN) as file:
-                    _write_plan(file, asked, planned)
+                    _write_plan(file, job, on_planned)
             self._plan = pq.ParquetFile(self._files.open_input_file(path))
             found = self._files.get_file_info(FileSelector(self._folder))
         except OSError as error:
-            raise ScoreError(f"{folder} can hold no results ({error}).") from error
+            raise ScoreError(f"{folder} cannot be used for the results ({error}).") from error
         written = self._plan.metadata.metadata
-        self.asked = json.loads(written[b"asked"])
-        if asked not in (None, self.asked):
+        self.job = json.loads(written[b"job"])
+        if job not in (None, self.job):
             raise ScoreError(
                 f"{folder} holds results of other sources, options or models: choose another folder, or delete it."
             )
         names = {info.base_name for info in found}
-        self.left: list[int] = []
+        self.pending: list[int] = []
         self.images = int(written[b"images"])
         self.images_done = 0
         for shard in range(self._plan.num_row_groups):
             if _name(shard) in names:
                 self.images_done += sum(part.images for part in self.parts(shard))
             else:
-                self.left.append(shard)
+                self.pending.append(shard)
 
     def parts(self, shard: int) -> list[Part]:
-        """What the shard consists of."""
+        """Return the parts of a shard."""
         return [Part(**row) for row in self._plan.read_row_group(shard).to_pylist()]
 
     def write(self, shard: int, rows: list[dict[str, Any]]) -> None:
-        """Store the rows of a shard, which then is done. Raises ScoreError."""
+        """Write the rows of a shard, which is then done. Raises ScoreError."""
         try:
             with self._new_file(_name(shard)) as file:
                 pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file)
@@ -97,7 +104,7 @@ class Results:
 
     @contextmanager
     def _new_file(self, name: str) -> Iterator[pa.NativeFile]:
-        """A file that gets its name when it is whole: PyArrow also keeps what an interruption cut short."""
+        """Open a file that gets its name when it is complete: PyArrow keeps a file cut short by an exception."""
         with self._files.open_output_stream(f"{self._folder}/.{name}") as file:
             yield file
         self._files.move(f"{self._folder}/.{name}", f"{self._folder}/{name}")
@@ -107,30 +114,30 @@ def _name(shard: int) -> str:
     return f"part-{shard:07}.parquet"
 
 
-def _write_plan(file: pa.NativeFile, asked: dict[str, Any], planned: Callable[[int], None]) -> None:
+def _write_plan(file: pa.NativeFile, job: dict[str, Any], on_planned: Callable[[int], None]) -> None:
     images = 0
     with pq.ParquetWriter(file, _PLAN_SCHEMA) as writer:
-        for parts in plan(list(map(open_source, asked["sources"])), asked["column"]):
+        for parts in plan(list(map(open_source, job["sources"])), job["column"]):
             writer.write_table(pa.Table.from_pylist([part._asdict() for part in parts], _PLAN_SCHEMA))
             images += sum(part.images for part in parts)
-            planned(images)
-        writer.add_key_value_metadata({"asked": json.dumps(asked), "images": str(images)})
+            on_planned(images)
+        writer.add_key_value_metadata({"job": json.dumps(job), "images": str(images)})
 
 
 class Scorer:
-    """Scores shards of the results in a folder; loads the models once."""
+    """Score shards of the results in a folder, with models that are loaded once."""
 
     def __init__(self, folder: str) -> None:
-        self._results = Results(folder, None, lambda _: None)
-        asked = self._results.asked
-        self._sources = list(map(open_source, asked["sources"]))
-        self._column = asked["column"]
-        self._options: Options = asked["options"]
+        self._results = Results(folder)
+        job = self._results.job
+        self._sources = list(map(open_source, job["sources"]))
+        self._column = job["column"]
+        self._options: Options = job["options"]
         self._predictor = Predictor()
         _example(self._predictor, self._options)
 
     def __call__(self, row: dict[str, int]) -> dict[str, int]:
-        """Score the shard of that `id`: how many images, faces, images without a face and errors it has."""
+        """Score the shard `row["id"]`. Return its numbers of images, faces, images without a face, and errors."""
         shard = row["id"]
         rows: list[dict[str, Any]] = []
         counts = Counter(images=0, faces=0, without_face=0, errors=0)
@@ -149,12 +156,12 @@ class Scorer:
     def _predict(self, image: bytes) -> Prediction | str:
         try:
             return self._predictor.predict(image, **self._options)
-        except Exception as error:  # models and detector ran before: it is this image's fault
+        except Exception as error:  # model and detector worked for the example: it is due to this image
             return str(error) or type(error).__name__
 
 
-def question(sources: list[str], column: str | None, options: Options) -> dict[str, Any]:
-    """What is asked of the data set, with the model and the detector that this machine answers with.
+def describe(sources: list[str], column: str | None, options: Options) -> dict[str, Any]:
+    """Return the job: sources, column and options, including the model and the detector that are used here.
 
     Raises what `Predictor` raises.
     """
@@ -167,35 +174,35 @@ def question(sources: list[str], column: str | None, options: Options) -> dict[s
 
 
 def _example(predictor: Predictor, options: Options) -> Prediction:
-    """The answer for a grey picture; raises what would end every other one too."""
+    """Predict a grey image. Raises whatever every other prediction would raise too."""
     return predictor.predict(np.full((128, 128, 3), 128, np.uint8), channels="BGR", **options)
 
 
 def run(results: Results, workers: int | None, ray: str | None) -> Iterator[dict[str, int]]:
-    """Score the shards that are left: what `Scorer` says of each. Raises what ends it."""
-    if not results.left:
+    """Score the pending shards, and yield what `Scorer` returns for each. Raises ScoreError."""
+    if not results.pending:
         return iter(())
     if ray is None:
-        return _in_processes(results, min(workers or available_cores(), len(results.left)))
+        return _in_processes(results, min(workers or available_cores(), len(results.pending)))
     return _on_ray(results, workers, ray)
 
 
 def _in_processes(results: Results, workers: int) -> Iterator[dict[str, int]]:
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent)
     try:
-        rows = ({"id": shard} for shard in results.left)
+        rows = ({"id": shard} for shard in results.pending)
         yield from ahead(pool, partial(_score, results.folder), rows, 2 * workers)
     except BrokenProcessPool:
         raise ScoreError(
-            "A worker was killed, as the system does where memory is short: the same command goes on from here, "
-            "with fewer --workers if need be."
+            "A worker was killed, perhaps for lack of memory. Run the same command again to resume, with fewer "
+            "--workers if it happens again."
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _end_with_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # its parent says what there is to say
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent prints the message
 
     def wait(parent: multiprocessing.process.BaseProcess) -> None:
         parent.join()
@@ -220,13 +227,13 @@ def _on_ray(results: Results, workers: int | None, address: str) -> Iterator[dic
     ray.init(address, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     actors = workers or int(ray.cluster_resources()["CPU"])
-    shards = [{"id": shard} for shard in results.left]
+    shards = [{"id": shard} for shard in results.pending]
     rows = ray.data.from_items(shards, override_num_blocks=len(shards))
     try:
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=actors)
         yield from rows.map(Scorer, fn_constructor_args=[results.folder], compute=pool).iter_rows()
     except ray.exceptions.RayError as error:
         why = str(error).strip().splitlines()[-1]  # after a traceback
-        raise ScoreError(f"Ray gave up, and the same command goes on from here: {why}") from error
+        raise ScoreError(f"Ray failed; run the same command again to resume: {why}") from error
     finally:
         ray.shutdown()

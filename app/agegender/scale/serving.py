@@ -1,7 +1,7 @@
 """The service on Ray Serve: `serve run agegender.scale.serving:app`.
 
-Each replica runs the whole app. What Serve's proxies refuse by themselves becomes a problem document by a middleware,
-for which each node's environment names it before Ray starts:
+Each replica runs the whole app. A middleware turns the refusals of Serve's proxies into problem documents. Name it in the
+environment of each node before Ray starts:
 
     RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=agegender.scale.serving:proxy_middlewares
 """
@@ -30,27 +30,28 @@ from agegender.logs import LOGGING
 from agegender.main import create_app
 from agegender.settings import Settings
 
-TOO_LARGE = replace(
-    problems.BODY_TOO_LARGE, example="The body has more bytes than are allowed: send a smaller one."
-)
+TOO_LARGE = replace(problems.BODY_TOO_LARGE, example="The body is too large: send a smaller one.")
 REPLICA_LOST = problems.Kind(
-    "replica-lost", 503, "Replica lost", "The replica that had this request has failed: send it again."
+    "replica-lost",
+    503,
+    "Replica lost",
+    "The replica that processed this request failed: send the request again.",
 )
 STARTING = problems.Kind("starting", 503, "Starting", "The service is starting: try again in a few seconds.")
 _OF_SERVE = {404: STARTING, 408: problems.QUEUE_TIMEOUT, 503: problems.OVERLOADED}
-"""What Serve means by a status, at first 404 for every path; any other failure of its own is a lost replica."""
+"""Serve's own statuses, 404 being that of every path before the app is known. Any other is a lost replica."""
 
 
 class Arguments(BaseModel):
-    """Arguments of the app, in `args` of a configuration file or after `serve run ...:app` as name=value."""
+    """Arguments of the app: `args` in a configuration file, or name=value after `serve run ...:app`."""
 
     cpus: int = Field(default_factory=available_cores, ge=1, description="Cores of each replica.")
-    min_replicas: int = Field(1, ge=1)
-    max_replicas: int = Field(64, ge=1)
+    min_replicas: int = Field(1, ge=1, description="Replicas without load.")
+    max_replicas: int = Field(64, ge=1, description="Most replicas, however high the load.")
 
 
 def app(arguments: Arguments) -> serve.Application:
-    """The service with as many replicas as its load needs."""
+    """Return the service, scaled to its load. Called by `serve`."""
     settings = Settings(workers=arguments.cpus)
     places = settings.workers + settings.queue_size
     deployment = serve.deployment(
@@ -65,23 +66,23 @@ def app(arguments: Arguments) -> serve.Application:
             target_ongoing_requests=2 * arguments.cpus,
         ),
         graceful_shutdown_timeout_s=settings.drain_timeout,
-        logging_config={"enable_access_log": False},  # the app's own says more
+        logging_config={"enable_access_log": False},  # the app has an access log of its own
     )
     return deployment(serve.ingress(_build)()).bind()
 
 
 def _build() -> FastAPI:
-    """The app of a replica, with a worker for each core that Ray gave it and the settings of its node."""
+    """Create the app of a replica: a worker for each core assigned by Ray, and the settings of its node."""
     logging.config.dictConfig(LOGGING)
     cpus = int(ray.get_runtime_context().get_assigned_resources()["CPU"])
-    # With a port for them, the app has no /metrics, which would answer for another replica each time.
+    # A metrics port removes /metrics from the app: behind the proxy, each request would reach another replica.
     built = create_app(Settings(workers=cpus, metrics_port=0))
     threading.Thread(target=_export, args=[built.state.metrics], daemon=True).start()
     return built
 
 
 def _export(metrics: Metrics) -> None:
-    """Show what a replica counts among the metrics of Ray, which any Prometheus sums: `ray_agegender_...`."""
+    """Copy the metrics of a replica to those of Ray, as `ray_agegender_...`, for Prometheus to sum."""
     gauges: dict[str, Gauge] = {}
     while True:
         time.sleep(5)
@@ -93,19 +94,19 @@ def _export(metrics: Metrics) -> None:
 
 
 def proxy_middlewares() -> list[Middleware]:
-    """What goes around each proxy of Serve."""
+    """Return the middlewares of each of Serve's proxies."""
     return [Middleware(KeepContract, settings=Settings())]
 
 
 class KeepContract:
-    """ASGI middleware: request ids, the bound of a body before it is read, and problem documents for refusals."""
+    """ASGI middleware: add request ids, bound the body before it is read, and refuse with problem documents."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._limit = upload.largest_body(max(settings.max_bytes, settings.max_batch_bytes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; what is below /-/ is Serve's own."""
+        """Handle one request. Leave paths below /-/ to Serve."""
         if scope["type"] != "http" or scope["path"].startswith("/-/"):
             await self._app(scope, receive, send)
             return
@@ -129,7 +130,7 @@ class KeepContract:
             nonlocal answered, refusal
             if message["type"] == "http.response.start":
                 sent = MutableHeaders(scope=message)
-                # The app's answers carry that header, Serve's own do not.
+                # All responses of the app have this header, Serve's own do not.
                 if message["status"] >= 400 and "x-content-type-options" not in sent:
                     refusal = refusal or _OF_SERVE.get(message["status"], REPLICA_LOST)
                 else:

@@ -1,46 +1,43 @@
-"""Images of a data set, in files or in Parquet, on a disk or in a bucket: which there are, and their bytes."""
+"""List and read the images of a data set: image files or Parquet files, on a disk or in a bucket."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 
+from agegender.ahead import ahead
 from agegender.inputs import SUFFIXES
 
 PARQUET = ".parquet"
 
-# A shard has a 64th of the images before it: workers share small data sets evenly, and large ones make few files.
+# A shard has 1/64 of the images before it: small data sets are shared evenly, and large ones make few files.
 _SMALLEST_SHARD = 8
 _LARGEST_SHARD = 1000
+# Rows. Few ranges for each row group, since each range reads its row group from the start.
 _SMALLEST_RANGE = 100
-_RANGES_OF_A_ROW_GROUP = 16
-"""At most: each reads its row group from the start, since Parquet cannot be entered in the middle of one."""
+_MOST_RANGES = 16
 
+# Files that a worker reads at a time: a bucket takes longer to answer than a model.
 _READ_AHEAD = 8
-"""Files that a worker reads at a time: a bucket takes longer to answer than a model."""
 _ROWS_AT_A_TIME = 16
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class ScoreError(Exception):
-    """What ends the scoring; str(e) is a sentence that says what to do."""
+    """The scoring cannot begin or go on; str(e) says why in a sentence."""
 
 
 class Part(NamedTuple):
-    """Images of a source: `images` rows of a Parquet file's row group from `start` on, or else one file."""
+    """An image file, or `images` rows from `start` on of a row group of a Parquet file."""
 
     source: int
     path: str
@@ -50,7 +47,7 @@ class Part(NamedTuple):
 
 
 class Image(NamedTuple):
-    """An image's file, its row where that is a Parquet file, and its encoded bytes or why there are none."""
+    """An encoded image, or a sentence that says why it cannot be read; `row` is its row in a Parquet file."""
 
     filename: str
     row: int | None
@@ -65,10 +62,10 @@ class Source:
     root: str
     pattern: re.Pattern[str] | None
     prefix: str
-    """Goes before a path in names that are shown: `s3://`, or nothing for a local file."""
+    """Precedes paths in output: `s3://`, or nothing for a local file."""
 
     def find(self) -> Iterator[FileInfo]:
-        """Images and Parquet files in the order of their names. Raises ScoreError where there are none."""
+        """Yield image files and Parquet files, sorted by path. Raises ScoreError if there are none."""
         try:
             root = self.files.get_file_info(self.root)
             if root.type == FileType.File:
@@ -102,10 +99,10 @@ class Source:
 
 
 def open_source(name: str) -> Source:
-    """The source of that name: a path, a pattern of paths, or either as a URI that PyArrow knows.
+    """Return the source `name`: a path or a pattern of paths, either of which may be a URI that PyArrow knows.
 
-    In patterns `*` and `?` stand for letters of a name and `**` for folders; a folder that matches means all that is in
-    it. `?` begins the options of a URI. Raises ScoreError.
+    `*` and `?` match within a name, `**` across folders; a folder that matches includes everything in it. In a URI,
+    `?` begins the options instead. Raises ScoreError.
     """
     scheme, found, _ = name.partition("://")
     prefix = scheme + found if found and scheme != "file" else ""
@@ -121,24 +118,24 @@ def open_source(name: str) -> Source:
 
 
 def open_folder(name: str) -> tuple[FileSystem, str]:
-    """The file system of a path or URI, and the path in it. Raises ScoreError."""
+    """Return the file system of a path or URI, and the path in it. Raises ScoreError."""
     if "://" not in name:
         return LocalFileSystem(), os.path.abspath(name)
     try:
         files, path = FileSystem.from_uri(name)
     except (OSError, ValueError) as error:
-        raise ScoreError(f"{name} is no address that PyArrow can open ({error}).") from error
+        raise ScoreError(f"PyArrow cannot open {name} ({error}).") from error
     return files, path.rstrip("/")
 
 
 def _expression(pattern: str) -> str:
-    """`glob.translate`, which Python has from 3.13 on, of as much as is needed here."""
+    """Translate a pattern like `glob.translate`, which only Python 3.13 and later have."""
     of = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     return re.sub(r"\*\*/|\*\*|\*|\?|[^*?]+", lambda part: of.get(part[0]) or re.escape(part[0]), pattern)
 
 
 def plan(sources: Iterable[Source], column: str | None) -> Iterator[list[Part]]:
-    """All images of the sources, a shard at a time. Raises ScoreError."""
+    """Divide the images of the sources into shards, each a list of parts. Raises ScoreError."""
     seen = 0
     for number, source in enumerate(sources):
         files: list[Part] = []
@@ -167,18 +164,21 @@ def _row_ranges(number: int, source: Source, path: str, column: str | None) -> I
     image_column(metadata.schema.to_arrow_schema(), column, name)
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
-        size = max(_SMALLEST_RANGE, math.ceil(rows / _RANGES_OF_A_ROW_GROUP))
+        size = max(_SMALLEST_RANGE, math.ceil(rows / _MOST_RANGES))
         for start in range(0, rows, size):
             yield Part(number, path, group, start, min(size, rows - start))
 
 
 def image_column(schema: pa.Schema, column: str | None, name: str) -> str:
-    """The column of encoded bytes, which may be in a field `bytes` as in files of Hugging Face. Raises ScoreError."""
-    having = [field.name for field in schema if _is_binary(field.type)]
-    if column in having or (column is None and len(having) == 1):
-        return column or having[0]
-    listing = f"those that do are: {', '.join(having)}" if having else "none does"
-    raise ScoreError(f"Name the column of {name} that holds the bytes of images (--column); {listing}.")
+    """Return the name of the column of images: bytes, or a struct with a field `bytes` as on Hugging Face.
+
+    Raises ScoreError if `column` is not one, or is None and there are several.
+    """
+    binary = [field.name for field in schema if _is_binary(field.type)]
+    if column in binary or (column is None and len(binary) == 1):
+        return column or binary[0]
+    listing = f"columns of bytes: {', '.join(binary)}" if binary else "it has no column of bytes"
+    raise ScoreError(f"Name the column of {name} that holds the images (--column); {listing}.")
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -188,7 +188,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def read(sources: list[Source], parts: list[Part], column: str | None) -> Iterator[Image]:
-    """Images in the order of `parts`, some of which are read ahead."""
+    """Yield the images of a shard, in order. Reads several files at a time."""
     group = parts[0].row_group
     if group is not None:
         yield from _read_rows(sources[parts[0].source], parts[0], group, column)
@@ -210,7 +210,7 @@ def _read_rows(source: Source, part: Part, group: int, column: str | None) -> It
     rows = iter(range(part.start, part.start + part.images))
     first = 0
     try:
-        # Not all of a row group at once.
+        # A small buffer instead of the whole row group.
         with source.files.open_input_file(part.path) as file:
             parquet = pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False)
             first = sum(parquet.metadata.row_group(before).num_rows for before in range(group))
@@ -223,14 +223,3 @@ def _read_rows(source: Source, part: Part, group: int, column: str | None) -> It
                 yield Image(name, first + next(rows), data or "The row holds no bytes.")
     except (OSError, pa.ArrowException) as error:
         yield from (Image(name, first + row, f"The row cannot be read ({error}).") for row in rows)
-
-
-def ahead(executor: Executor, work: Callable[[T], R], items: Iterable[T], limit: int) -> Iterator[R]:
-    """`executor.map` that begins at most `limit` items before the first of them is taken."""
-    begun: deque[Future[R]] = deque()
-    for item in items:
-        begun.append(executor.submit(work, item))
-        if len(begun) == limit:
-            yield begun.popleft().result()
-    while begun:
-        yield begun.popleft().result()
