@@ -1,7 +1,7 @@
 """The service on Ray Serve: `serve run agegender.scale.serving:app`.
 
-Each replica runs the whole app. A middleware turns the refusals of Serve's proxies into problem documents. Name it in the
-environment of each node before Ray starts:
+Each replica runs the whole app. A middleware turns the refusals of Serve's proxies into problem documents. Name it in
+the environment of each node before Ray starts:
 
     RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=agegender.scale.serving:proxy_middlewares
 """
