@@ -1,4 +1,4 @@
-"""The app: `create_app(settings)`, whose lifespan loads the models, warms them up and drains the workers."""
+"""The ASGI app: `create_app(settings)`. Its lifespan loads and warms up the models, and drains the workers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agegender.answers import ModelAnswer, ModelsAnswer, Problem
+from agegender.answers import Problem
 from agegender.api import health, metrics, models, page, predict, problems
 from agegender.api.arrival_memory import ArrivalMemory
-from agegender.api.rate_limit import RateLimit, may_ask
+from agegender.api.rate_limit import RateLimit, check_caller
 from agegender.api.request_log import Observe
 from agegender.api.security import ApiKeys
 from agegender.api.state import Service
@@ -38,11 +38,11 @@ CANNOT_START = (
     TracesUnavailable,
     UnknownModel,
 )
-"""Exceptions that keep the service from starting; each says in one sentence what to do."""
+"""Exceptions that prevent the start; the message of each says what to do."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Return the ASGI app. Settings come from the environment by default; models are loaded by the lifespan."""
+    """Return the ASGI app; its lifespan loads the models. By default, settings come from the environment."""
     settings = settings or Settings()
 
     @contextlib.asynccontextmanager
@@ -53,22 +53,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         app.state.unfinished = not await service.pool.drain(settings.drain_timeout)
         if app.state.unfinished:
-            logger.warning("stopped with requests unfinished after %g seconds", settings.drain_timeout)
+            logger.warning("stopped with unfinished requests after %g seconds", settings.drain_timeout)
         if app.state.traces:
             app.state.traces.close()
 
     app = _App(
         title="Age and gender",
         summary="Age and gender of the faces in a photograph",
-        description="The models have licences of their own, some for non-commercial research only: `GET /models` says "
-        "which.",
+        description="Each model has its own licence, some for non-commercial research only: see `GET /models`.",
         version=version("agegender"),
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        # A redirect would go to whatever host the caller named.
+        # A redirect would go to any host that the caller puts into the Host header.
         redirect_slashes=False,
-        # FastAPI's own traces would contain whole paths; ours are in api/traces.py.
+        # FastAPI's traces would contain whole paths; api/traces.py makes traces without them.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         generate_unique_id_function=lambda route: route.name,
     )
@@ -76,10 +75,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.api_keys = ApiKeys(settings.api_keys)
     app.state.rate_limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
     app.state.metrics = metrics.Metrics()
-    _observe(app, settings.cors_origins, settings.traces)
-    app.add_middleware(_OneSentence)
+    _add_middleware(app, settings.cors_origins, settings.traces)
+    app.add_middleware(_StartupMessage)
     app.include_router(predict.router)
-    app.include_router(models.router, dependencies=[Depends(may_ask)])
+    app.include_router(models.router, dependencies=[Depends(check_caller)])
     app.include_router(health.router)
     if settings.metrics_port is None:
         app.include_router(metrics.router)
@@ -90,19 +89,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def create_metrics_app(watched: FastAPI) -> FastAPI:
-    """Return an ASGI app with the metrics of `watched` and nothing else, for a separate port."""
+    """Return an ASGI app that serves only the metrics of `watched`, for a separate port."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.state.metrics = watched.state.metrics
-    _observe(app)
+    _add_middleware(app)
     app.include_router(metrics.router)
     return app
 
 
-def _observe(app: FastAPI, cors_origins: str = "", traces: bool = False) -> None:
-    """Add to `app` problem documents, CORS, traces, metrics and the request log."""
+def _add_middleware(app: FastAPI, cors_origins: str = "", traces: bool = False) -> None:
+    """Add problem documents, CORS, traces, metrics and the request log to `app`."""
     problems.add_handlers(app)
-    # The last one added is the outermost, so that errors carry the headers of all of them.
-    app.add_middleware(problems.AnswerDefects)
+    # The last one added is the outermost. Added first, this one lets problem documents get the headers of all others.
+    app.add_middleware(problems.ProblemMiddleware)
     if cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -117,24 +116,19 @@ def _observe(app: FastAPI, cors_origins: str = "", traces: bool = False) -> None
 
 
 def start(settings: Settings) -> Service:
-    """Load the models and start the workers; each has made a first prediction when this returns.
-
-    Raises one of `CANNOT_START`.
-    """
+    """Load the models, start the workers and let each make a first prediction. Raises one of `CANNOT_START`."""
     catalogue = load_catalogue(settings.models)
     default_model = catalogue.default(settings.default_model)
     yunet = YuNet.installed(settings.yunet_path)
     if yunet is None:
-        logger.info("YuNet is not installed: the detector is Haar until `agegender fetch-detector` is run")
+        logger.info(
+            "YuNet is not installed, Haar is used instead: run `agegender fetch-detector` to install YuNet"
+        )
 
     def make_worker() -> Pipeline:
-        predictor = Pipeline(
-            catalogue,
-            yunet=yunet,
-            max_image_memory=settings.max_image_memory,
-        )
-        predictor.warm()
-        return predictor
+        pipeline = Pipeline(catalogue, yunet=yunet, max_image_memory=settings.max_image_memory)
+        pipeline.warm()
+        return pipeline
 
     pool = Pool(
         make_worker,
@@ -143,7 +137,7 @@ def start(settings: Settings) -> Service:
         queue_timeout=settings.queue_timeout,
     )
     if not settings.api_keys.get_secret_value():
-        logger.info("no API keys are set: anyone who reaches this address can use the service")
+        logger.info("no API keys are set: anyone who can reach this address can use the service")
     return Service(
         catalogue=catalogue,
         pool=pool,
@@ -157,26 +151,22 @@ def start(settings: Settings) -> Service:
 
 class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """Return FastAPI's document, with the schema of problem documents."""
+        """Return FastAPI's document with the schema of problem documents added."""
         document = super().openapi()
-        schemas = document["components"]["schemas"]
-        schemas["Problem"] = Problem.model_json_schema()
-        for answer in (ModelAnswer, ModelsAnswer):
-            # FastAPI drops nulls from examples, although the schema requires them.
-            schemas[answer.__name__]["example"] = answer.model_json_schema()["example"]
+        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
         return document
 
 
-class _OneSentence:
-    """ASGI middleware: tell the server why the service cannot start in one sentence, not by a traceback."""
+class _StartupMessage:
+    """ASGI middleware that reports a failed start to the server by a message instead of a traceback."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_sentence(message: Message) -> None:
+        async def send_message(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed" and isinstance(sys.exception(), CANNOT_START):
                 message = {**message, "message": str(sys.exception())}
             await send(message)
 
-        await self._app(scope, receive, send_sentence if scope["type"] == "lifespan" else send)
+        await self._app(scope, receive, send_message if scope["type"] == "lifespan" else send)

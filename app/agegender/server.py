@@ -1,4 +1,4 @@
-"""The server: uvicorn around the app, listening on one or several sockets, stopping in order."""
+"""The server: runs the app on uvicorn, listens on one or more sockets and shuts down gracefully."""
 
 from __future__ import annotations
 
@@ -32,41 +32,31 @@ logger = logging.getLogger("agegender")
 
 
 def serve(settings: Settings) -> bool:
-    """Serve until SIGTERM or SIGINT, then finish the requests that were accepted.
-
-    Return whether the service could start.
-    """
-    _disable_core_dumps()
-    with contextlib.ExitStack() as sockets:
-        try:
-            listening = bind(settings.host, settings.port, "port")
-            for bound in listening:
-                sockets.enter_context(bound)
-            metrics: list[socket.socket] = []
-            if settings.metrics_port is not None:
-                metrics = bind(settings.host, settings.metrics_port, "metrics_port")
-                for bound in metrics:
-                    sockets.enter_context(bound)
-        except CannotListen as error:
-            logger.error(error)
-            return False
-        return _serve(settings, listening, metrics)
-
-
-def _serve(settings: Settings, listening: list[socket.socket], metrics: list[socket.socket]) -> bool:
+    """Serve until SIGTERM or SIGINT, then finish the accepted requests. Return False if the service cannot start."""
+    if sys.platform != "win32":
+        # Memory holds images: a crash must not write it to disk.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    metrics_sockets: list[socket.socket] = []
+    try:
+        sockets = bind(settings.host, settings.port, "port")
+        if settings.metrics_port is not None:
+            metrics_sockets = bind(settings.host, settings.metrics_port, "metrics_port")
+    except CannotListen as error:
+        logger.error(error)
+        return False
     app = create_app(settings)
     server = _Server(
         _config(ReadToTheEnd(app), settings, lifespan="on"),
         metrics_config=_config(create_metrics_app(app), settings, lifespan="off"),
-        metrics_sockets=metrics,
+        metrics_sockets=metrics_sockets,
         on_stop=lambda: app.state.service.pool.close(),
     )
-    # uvicorn raises the signal that stopped it again when all is done; an orderly stop exits with 0.
+    # After it has stopped, uvicorn raises the signal again: ignore it, so that the exit code is 0.
     for stop in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(stop, lambda *_: None)
-    server.run(listening)
+        signal.signal(stop, signal.SIG_IGN)
+    server.run(sockets)
     if app.state.unfinished:
-        # A worker still runs native code; the interpreter would wait for it.
+        # A worker still runs native code, and the interpreter would wait for it.
         logging.shutdown()
         os._exit(0)
     return server.started
@@ -78,7 +68,7 @@ def _config(app: ASGIApp, settings: Settings, lifespan: Literal["on", "off"]) ->
         log_config=LOGGING,
         access_log=False,
         server_header=False,
-        # By default uvicorn trusts every client on this machine.
+        # By default, uvicorn trusts the proxy headers of all clients on this machine.
         proxy_headers=settings.trusted_proxies != "",
         forwarded_allow_ips=settings.trusted_proxies,
         lifespan=lifespan,
@@ -89,35 +79,31 @@ def _config(app: ASGIApp, settings: Settings, lifespan: Literal["on", "off"]) ->
     )
 
 
-def _disable_core_dumps() -> None:
-    """Keep the process's memory, which holds images, from being written to a disk after a crash."""
-    if sys.platform != "win32":
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 class CannotListen(Exception):
-    """str(e) is a sentence that says why, and what to do."""
+    """The address cannot be bound; the message says why and what to do."""
 
 
 def bind(host: str, port: int, setting: str) -> list[socket.socket]:
-    """Bind a socket to `host`, or two to localhost: IPv4 and, where there is any, IPv6. Raises CannotListen."""
+    """Bind a socket to `host`; for localhost, one of IPv4 and, if available, one of IPv6.
+
+    `setting` is the name of the port's setting, for the message of CannotListen, which is raised on failure.
+    """
     try:
         if host != "localhost":
             return [_bind(host, port)]
         bound = [_bind("127.0.0.1", port)]
         try:
-            # Where a free port is wanted, both are to have the same.
-            bound.append(_bind("::1", bound[0].getsockname()[1]))
+            bound.append(_bind("::1", bound[0].getsockname()[1]))  # the same port, also for port 0
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 bound[0].close()
                 raise
-    except (OSError, UnicodeError) as error:  # the latter where `host` cannot be a name
+    except (OSError, UnicodeError) as error:  # UnicodeError if `host` is not a valid host name
         reason = error.strerror if isinstance(error, OSError) else error
         option = f"--{setting.replace('_', '-')} ({ENV_PREFIX}{setting.upper()})"
         raise CannotListen(
-            f"The service cannot listen on host {host}, port {port} ({reason}): stop what uses it, or "
-            f"choose another by {option} or --host (AGEGENDER_HOST)."
+            f"The service cannot listen on host {host}, port {port} ({reason}): stop the program that uses the port, "
+            f"or choose another port with {option} or another host with --host (AGEGENDER_HOST)."
         ) from error
     return bound
 
@@ -139,9 +125,9 @@ def _url(bound: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """Listens for the metrics as well, on sockets of their own, and stops for both together.
+    """A server that also serves the metrics, on sockets of their own, and stops both together.
 
-    Calls `on_stop`, on the event loop, at the first signal: before connections begin to close.
+    At a signal, it calls `on_stop` on the event loop before it closes connections.
     """
 
     def __init__(
@@ -165,7 +151,7 @@ class _Server(uvicorn.Server):
         self._metrics_config.load()
         protocol: Callable[..., asyncio.Protocol] = self._metrics_config.http_protocol_class
         for bound in self._metrics_sockets:
-            # uvicorn closes those in `servers`, and the connections in `server_state`, when it stops.
+            # When uvicorn stops, it closes `servers` and the connections in `server_state`.
             self.servers.append(
                 await self._loop.create_server(
                     partial(
@@ -186,16 +172,17 @@ class _Server(uvicorn.Server):
 
 _HTTP_2_PREFACE = b"PRI * HTTP/2.0\r\n"
 _USE_HTTP_1_1 = bytes.fromhex(
-    "000000 04 00 00000000"  # an empty SETTINGS frame, with which each side begins (RFC 9113, 3.4)
-    "000008 07 00 00000000 00000000 0000000d"  # GOAWAY: HTTP_1_1_REQUIRED, nothing was processed
+    "000000 04 00 00000000"  # an empty SETTINGS frame, the first of each side (RFC 9113, 3.4)
+    "000008 07 00 00000000 00000000 0000000d"  # GOAWAY with HTTP_1_1_REQUIRED: nothing was processed
 )
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 over one connection, where each request must have arrived whole in time.
+    """uvicorn's HTTP/1.1 protocol with four changes.
 
-    uvicorn waits without limit for the rest of a request. It warns in the log of each offer to switch to another
-    protocol, which a server may ignore (RFC 9110, 7.8), and fails on a malformed body that it has already answered.
+    A request must arrive within `arrival_timeout` seconds, or the connection is closed. A client that begins with
+    HTTP/2 is told to use HTTP/1.1. Offers to upgrade are ignored (RFC 9110, 7.8) without a warning in the log. A
+    malformed body whose request was already answered closes the connection, on which uvicorn would fail.
     """
 
     def __init__(self, *args: Any, arrival_timeout: float, **kwargs: Any) -> None:
@@ -219,11 +206,11 @@ class _Protocol(H11Protocol):
             super().data_received(data)
 
     def handle_events(self) -> None:
-        before = self.cycle
+        previous = self.cycle
         super().handle_events()
-        head_begun = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
-        arriving = head_begun or self.conn.their_state is h11.SEND_BODY
-        if not arriving or self.cycle is not before:
+        head_started = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
+        arriving = head_started or self.conn.their_state is h11.SEND_BODY
+        if not arriving or self.cycle is not previous:
             self._stop_deadline()
         if arriving:
             self._start_deadline()
@@ -248,10 +235,10 @@ class _Protocol(H11Protocol):
 
 
 class ReadToTheEnd:
-    """ASGI middleware: read the rest of a request that was answered before it had arrived whole.
+    """ASGI middleware that reads the rest of a request whose response is sent before all of it has arrived.
 
-    Where the connection is to be closed after the answer, as nginx asks by default, uvicorn would close it at once: the
-    system then resets it, and the answer may be lost to a client that is still sending (RFC 9112, 9.6).
+    With `Connection: close`, which nginx sends by default, uvicorn closes the connection right after the response. The
+    system then resets it, and a client that is still sending may lose the response (RFC 9112, 9.6).
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -264,20 +251,21 @@ class ReadToTheEnd:
             return
         arriving, held = True, False
 
-        async def receive_noting() -> Message:
+        async def receive_and_note() -> Message:
             nonlocal arriving
             message = await receive()
             arriving = message.get("more_body", False)
             return message
 
-        async def send_holding_the_end(message: Message) -> None:
+        async def send_without_end(message: Message) -> None:
             nonlocal held
-            ends = message["type"] == "http.response.body" and not message.get("more_body", False)
-            held = ends and arriving
+            is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            held = is_last and arriving
             await send({**message, "more_body": True} if held else message)
 
-        await self._app(scope, receive_noting, send_holding_the_end)
+        await self._app(scope, receive_and_note, send_without_end)
         if held:
-            while arriving:
-                await receive_noting()
+            with contextlib.suppress(asyncio.CancelledError):  # the server shuts down
+                while arriving:
+                    await receive_and_note()
             await send({"type": "http.response.body"})

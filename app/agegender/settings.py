@@ -1,4 +1,4 @@
-"""Every setting of the service, once: an environment variable `AGEGENDER_NAME` and an option of `agegender serve`."""
+"""The settings of the service. Each is an environment variable `AGEGENDER_...` and an option of `agegender serve`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import re
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -15,118 +16,115 @@ from agegender.cores import available_cores
 
 ENV_PREFIX = "AGEGENDER_"
 
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 logger = logging.getLogger("agegender")
 
 
-class Settings(BaseSettings):
-    """What an operator may choose; the description of each gives the reason for its default."""
+def _models_folder() -> Path:
+    """Return `models` in the working directory or, if it holds no model, those of the installation or the clone."""
+    here = Path("models")
+    package = Path(__file__).parent
+    for folder in (here, package / "models", package.parents[1] / "models"):
+        if any(metadata.with_suffix(".onnx").exists() for metadata in folder.glob("*.json")):
+            return folder
+    return here
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore"
-    )
+
+class Settings(BaseSettings):
+    """The settings of the service, by default from the environment. Raises pydantic's ValidationError."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True)
 
     host: str = Field(
         "127.0.0.1",
         description="Address to listen on: 0.0.0.0 or :: opens the service to the network, localhost listens on IPv4 "
         "and IPv6.",
     )
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    metrics_port: int | None = Field(
+    port: Port = Field(8000, description="Port to listen on; 0 selects a free one.")
+    metrics_port: Port | None = Field(
         None,
-        ge=0,
-        le=65535,
-        description="Separate port for GET /metrics, which is then not served on the main one; 0 takes a free one.",
+        description="Separate port for GET /metrics, which the main port then does not serve; 0 selects a free one.",
     )
     models: Path = Field(
-        default_factory=lambda: _models_folder(),
-        description="Folder of the models (ID.onnx and ID.json each); by default `models` in the working directory or, "
-        "where that holds none, the models that come with this package.",
+        default_factory=_models_folder,
+        description="Folder with ID.onnx and ID.json of each model. By default `models` in the working directory or, "
+        "if that has no model, the models of this package.",
     )
     default_model: str | None = Field(
         None,
-        description="Model for requests that name none; by default age_gender_B or, where it is not there, the first "
-        "one.",
+        description="Model for requests that name none. By default age_gender_B or, if it is missing, the first model.",
     )
     yunet_path: Path | None = Field(
-        None, description="YuNet's file, if not where `agegender fetch-detector` stores it."
+        None, description="YuNet's file, if it is not where `agegender fetch-detector` stores it."
     )
     workers: int = Field(
         default_factory=available_cores,
         ge=1,
         le=1024,
-        description="Worker threads, by default one per available core; each uses one core fully.",
+        description="Worker threads, each of which can use one core fully. By default one per available core.",
     )
     queue_size: int = Field(
         default_factory=lambda values: 4 * values["workers"],
         ge=0,
-        description="Requests that may wait for a worker, by default 4 per worker; further ones get a 503 at once.",
+        description="Requests that may wait for a worker; more get a 503 at once. By default 4 per worker.",
     )
-    queue_timeout: float = Field(
-        10.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Seconds that a request may wait for a worker before it gets a 503.",
+    queue_timeout: Seconds = Field(
+        10.0, description="Seconds that a request may wait for a worker before it gets a 503."
     )
-    arrival_timeout: float = Field(
+    arrival_timeout: Seconds = Field(
         60.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Seconds within which a request must have arrived completely; slower connections are closed.",
+        description="Seconds within which a request must arrive completely; slower connections are closed.",
     )
-    keep_alive_timeout: float = Field(
+    keep_alive_timeout: Seconds = Field(
         75.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Seconds for which an idle connection is kept open: longer than the load balancer in front keeps "
-        "it, often 60, which otherwise answers some requests with a 502.",
+        description="Seconds for which an idle connection is kept open. Set it higher than in the load balancer in "
+        "front, often 60, or some requests get a 502 from there.",
     )
-    drain_timeout: float = Field(
-        20.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Seconds that accepted requests have to finish when the service stops.",
+    drain_timeout: Seconds = Field(
+        20.0, description="Seconds that accepted requests have to finish when the service stops."
     )
     max_bytes: int = Field(
         20 * 2**20,
         ge=1,
-        description="Largest image accepted, in bytes; a JPEG of 48 megapixels has 10 to 20 MiB.",
+        description="Maximum size of an image in bytes. A JPEG of 48 megapixels has 10 to 20 MiB.",
     )
     arrival_memory: int = Field(
         default_factory=lambda values: 8 * values["max_bytes"],
         ge=1,
-        description="Memory for requests that are still arriving, in bytes, by default 8 of the largest images; "
-        "when it is full, requests get a 503.",
+        description="Memory in bytes for requests that are still arriving; when it is full, requests get a 503. By "
+        "default 8 times the maximum size of an image.",
     )
     max_batch_bytes: int = Field(
         default_factory=lambda values: values["arrival_memory"] // 4,
         ge=1,
-        description="Largest batch accepted, in bytes, by default a quarter of the memory for arriving requests and at "
+        description="Maximum size of a batch in bytes: by default a quarter of the memory for arriving requests, at "
         "most half of it.",
     )
     max_image_memory: int = Field(
         400_000_000,
         ge=1,
-        description="Memory, in bytes, that a worker may take to decode an image. The default allows JPEG, PNG and "
-        "HEIC 50 million pixels, and fewer to kinds of file that take more memory for each.",
+        description="Memory in bytes that a worker may use to decode an image. The default allows 50 million pixels in "
+        "JPEG, PNG and HEIC, and fewer in formats that need more memory per pixel.",
     )
     traces: bool = Field(
         False,
-        description="Send OpenTelemetry traces, configured by its OTEL_... variables; needs the extra `traces`.",
+        description="Send OpenTelemetry traces, configured by the OTEL_... variables; needs the extra `traces`.",
     )
     page: bool = Field(True, description="Serve the page at / to try the service by hand.")
     api_keys: SecretStr = Field(
         SecretStr(""),
-        description="Comma-separated keys, one of which each request must send as X-API-Key. Empty: no key is needed.",
+        description="Comma-separated keys; each request must send one of them as X-API-Key. Empty: no key is needed.",
     )
     rate_limit: str = Field(
         "",
-        description="Requests allowed per caller, by key or else by address, such as 60/minute; further ones get a "
-        "429. A batch counts as one. Empty: no limit.",
+        description="Requests allowed per caller, such as 60/minute; more get a 429. A caller is a key or, without "
+        "keys, an address. A batch counts as one request. Empty: no limit.",
     )
     trusted_proxies: str = Field(
         "",
-        description="Comma-separated addresses or networks of proxies whose X-Forwarded-For is trusted. Empty: it is "
-        "ignored.",
+        description="Comma-separated addresses or networks of proxies whose X-Forwarded-For is trusted. Empty: none.",
     )
     cors_origins: str = Field(
         "",
@@ -142,11 +140,11 @@ class Settings(BaseSettings):
     @field_validator("port", "metrics_port", mode="before")
     @classmethod
     def _is_no_service_link(cls, port: object, info: ValidationInfo) -> object:
-        """Ignore what Kubernetes sets for a service named `agegender`: AGEGENDER_PORT=tcp://10.0.0.1:80."""
+        """Ignore the variable AGEGENDER_PORT=tcp://10.0.0.1:80 that Kubernetes sets for a service named agegender."""
         if isinstance(port, str) and re.match(r"(tcp|udp|sctp)://", port):
             name = str(info.field_name)
             logger.warning(
-                "%s%s=%s is a service link of Kubernetes, not a port, and is ignored",
+                "ignored %s%s=%s: it is a service link of Kubernetes, not a port",
                 ENV_PREFIX,
                 name.upper(),
                 port,
@@ -158,7 +156,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_another_port(cls, metrics_port: int | None, others: ValidationInfo) -> int | None:
         if metrics_port and metrics_port == others.data.get("port"):
-            raise PydanticCustomError("port", "Input should be another port than AGEGENDER_PORT")
+            raise PydanticCustomError("port", "Input should differ from AGEGENDER_PORT")
         return metrics_port
 
     @field_validator("arrival_memory")
@@ -179,7 +177,7 @@ class Settings(BaseSettings):
     @classmethod
     def _holds_a_key(cls, keys: SecretStr) -> SecretStr:
         if keys.get_secret_value() and not listed(keys.get_secret_value()):
-            raise PydanticCustomError("keys", "Input should hold a key, or be left out if no key is needed")
+            raise PydanticCustomError("keys", "Input should contain a key, or be empty if no key is needed")
         return keys
 
     @field_validator("rate_limit")
@@ -216,16 +214,6 @@ class Settings(BaseSettings):
         return origins
 
 
-def _models_folder() -> Path:
-    """Return `models` here, or where that holds none, the models of the installation or of the clone."""
-    here = Path("models")
-    package = Path(__file__).parent
-    for folder in (here, package / "models", package.parents[1] / "models"):  # installed, and a clone
-        if any(metadata.with_suffix(".onnx").exists() for metadata in folder.glob("*.json")):
-            return folder
-    return here
-
-
 def listed(comma_separated: str) -> list[str]:
-    """Split a setting that holds several values; spaces around each are removed."""
+    """Split a setting with several values and strip spaces; empty values are dropped."""
     return [part for each in comma_separated.split(",") if (part := each.strip())]

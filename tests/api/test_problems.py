@@ -38,7 +38,7 @@ def send(
         ("coverage=1", "coverage is not valid"),
         ("coverage=nan", "coverage is not valid"),
         ("distribution=perhaps", "distribution is not valid. true or false"),
-        ("maxfaces=3", "Unknown query parameter; there are: model, detector,"),
+        ("maxfaces=3", "Unknown query parameter; this path takes model, detector,"),
         ("debug&debug", "Unknown query parameter"),
         ("detector=haar&max_faces=2&detector=none", "parameter detector is given more than once"),
     ],

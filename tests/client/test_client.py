@@ -96,7 +96,7 @@ def test_a_batch_has_a_prediction_or_a_problem_for_each_in_order(
 
 
 def test_a_batch_that_is_refused_as_a_whole_is_an_exception(ask: Ask, server: Server) -> None:
-    with pytest.raises(BadRequest, match="more than 32 images"):
+    with pytest.raises(BadRequest, match="too many images"):
         ask(server.url, "predict_batch", [b"any"] * 33)
     with pytest.raises(BadRequest, match="no such model"):
         ask(server.url, "predict_batch", [ASTRONAUT], model="age_gender_Z")

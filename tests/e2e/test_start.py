@@ -63,7 +63,8 @@ def test_a_port_that_is_in_use(setting: str, option: str) -> None:
             bind("127.0.0.1", port, setting)
     assert str(raised.value) == (
         f"The service cannot listen on host 127.0.0.1, port {port} (Address already in use): "
-        f"stop what uses it, or choose another by {option} or --host (AGEGENDER_HOST)."
+        f"stop the program that uses the port, or choose another port with {option} or another host with --host "
+        "(AGEGENDER_HOST)."
     )
 
 

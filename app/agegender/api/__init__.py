@@ -1,1 +1,1 @@
-"""HTTP in and out: requests to calls of `agegender.inference`, its results and exceptions to answers."""
+"""The HTTP layer: turns requests into calls of `agegender.inference`, and results and exceptions into responses."""

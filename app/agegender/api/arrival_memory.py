@@ -1,6 +1,6 @@
-"""A bound on the memory of requests that are still arriving.
+"""A limit on the memory of requests that are still arriving.
 
-Such a request holds no place among the workers, so it is memory that limits how many of them there can be.
+Such a request holds no place in the queue, so this limit bounds how many there can be.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from agegender.inference.pool import Overloaded
 
 
 class ArrivalMemory:
-    """At most `limit` bytes of requests that are still arriving.
+    """At most `limit` bytes for requests that are still arriving.
 
-    Those of a batch count until its images are answered. All batches together have at most half of it, so that a single
-    photograph finds room beside them. `refused` counts the requests for which there was none.
+    The images of a batch count until they are processed. All batches together take at most half of the memory, which
+    leaves room for single photographs. `refused` counts the requests that found no room.
     """
 
     def __init__(self, limit: int) -> None:
@@ -26,7 +26,7 @@ class ArrivalMemory:
 
     @contextmanager
     def for_one_request(self, *, batch: bool = False) -> Iterator[Share]:
-        """Give back what is taken in the `with` block at its end."""
+        """Yield the share of one request. At the end of the `with` block, all of it is given back."""
         share = Share(self, batch)
         try:
             yield share
@@ -35,7 +35,7 @@ class ArrivalMemory:
 
 
 class Share:
-    """What one request takes of the memory, and may take at `most`."""
+    """The bytes that one request has `taken`; it may take `most` bytes."""
 
     def __init__(self, memory: ArrivalMemory, batch: bool) -> None:
         self.taken = 0
@@ -44,7 +44,7 @@ class Share:
         self._batch = batch
 
     def take(self, n: int) -> None:
-        """Take `n` bytes more, or raise Overloaded."""
+        """Take `n` more bytes. Raises Overloaded if there is no room."""
         memory = self._memory
         if memory.taken + n > memory.limit or (self._batch and memory.taken_by_batches + n > self.most):
             memory.refused += 1
@@ -52,7 +52,7 @@ class Share:
         self._add(n)
 
     def give_back(self, n: int) -> None:
-        """Give back `n` bytes, or all where there are no more."""
+        """Give back `n` bytes, or all if fewer are taken."""
         self._add(-min(n, self.taken))
 
     def _add(self, n: int) -> None:

@@ -1,4 +1,4 @@
-"""GET /health/live and /health/ready, which need no key and never wait for predictions."""
+"""GET /health/live and GET /health/ready, which need no key and never wait for predictions."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def _example(status: str) -> dict[int | str, dict[str, Any]]:
     responses={**_example("live"), **problems.openapi_responses(problems.PARAMETER_INVALID)},
 )
 async def live(_: Annotated[NoQuery, Query()]) -> HealthAnswer:
-    """200 while the process answers."""
+    """Status 200 as long as the process can answer."""
     return HealthAnswer(status="live")
 
 
 @router.get(
     "/ready",
-    summary="Does the service take predictions?",
+    summary="Does the service accept predictions?",
     responses={
         **_example("ready"),
         **problems.openapi_responses(problems.PARAMETER_INVALID, problems.SHUTTING_DOWN),
     },
 )
 async def ready(request: Request, _: Annotated[NoQuery, Query()]) -> HealthAnswer:
-    """200 from the first prediction of models and detectors until the service shuts down."""
+    """Status 200 once the models and the detector are loaded and warmed up, until the service shuts down."""
     if not service_of(request).pool.accepting:
         raise problems.ApiError(problems.SHUTTING_DOWN)
     return HealthAnswer(status="ready")

@@ -1,4 +1,4 @@
-"""Counters of the service, and GET /metrics, which shows them to Prometheus."""
+"""The metrics of the service, and GET /metrics, where Prometheus scrapes them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FACES = (0, 1, 2, 3, 5, 10, 20, 50, 100)
 
 
 class Metrics:
-    """Counters of one app, in a registry of its own."""
+    """The metrics of one app, in a registry of their own."""
 
     def __init__(self) -> None:
         self._registry = own = CollectorRegistry()
@@ -47,16 +47,16 @@ class Metrics:
         self._faces = Histogram("agegender_faces", "Faces per image.", buckets=_FACES, registry=own)
         self._batch_errors = Counter(
             "agegender_batch_errors",
-            "Images of batches that were answered by a problem.",
+            "Images of batches that were answered with a problem.",
             ("status",),
             registry=own,
         )
-        self._batch_errors.labels(INTERNAL_ERROR.status)  # shown before the first: an alert watches it
+        self._batch_errors.labels(INTERNAL_ERROR.status)  # exported as 0 from the start, for the alert
         build = Gauge("agegender_build_info", "Always 1.", ("version",), registry=own)
         build.labels(version("agegender")).set(1)
 
     def watch(self, service: Service) -> None:
-        """Show which models `service` has loaded, and the load of its pool."""
+        """Add the models that `service` has loaded, and the current load of its pool."""
         loaded = Gauge(
             "agegender_model_loaded", "Whether a model is loaded.", ("model",), registry=self._registry
         )
@@ -65,22 +65,21 @@ class Metrics:
         self._registry.register(_Load(service))
 
     def text(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
     def count_request(self, route: str, status: int) -> None:
-        """Count one more answer; `route` is the path as it is declared, so that there are few of them."""
+        """Count a response. `route` is the declared path, so that the label has few values."""
         self._requests.labels(route, status).inc()
 
     def observe(self, prediction: Prediction) -> None:
-        """Count one more prediction."""
-        spent = prediction.timings_ms
+        """Add the timings and the number of faces of a prediction."""
         for stage, seconds in self._stages.items():
-            seconds.observe(getattr(spent, stage) / 1000)
+            seconds.observe(getattr(prediction.timings_ms, stage) / 1000)
         self._faces.observe(len(prediction.faces))
 
     def count_batch_error(self, status: int) -> None:
-        """Count one more image of a batch that was answered by a problem."""
+        """Count an image of a batch that was answered with a problem."""
         self._batch_errors.labels(status).inc()
 
 
@@ -91,19 +90,19 @@ class _Load(Collector):
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
-        """Return the metrics, read from the pool at this moment."""
+        """Yield the metrics with the values that they have now."""
         pool = self._service.pool
         load = pool.load()
         refused = load.refused + self._service.arrival_memory.refused
-        for metric, name, words, value in (
+        for metric, name, help_text, value in (
             (GaugeMetricFamily, "queue_waiting", "Requests that wait for a worker.", load.waiting),
-            (GaugeMetricFamily, "running", "Requests that a worker runs.", load.running),
+            (GaugeMetricFamily, "running", "Requests that a worker is processing.", load.running),
             (GaugeMetricFamily, "admitted", "Requests accepted and not yet answered.", load.admitted),
-            (GaugeMetricFamily, "places", "Requests that may wait or run.", pool.places),
-            (CounterMetricFamily, "refused", "Requests for which there was no place or no memory.", refused),
+            (GaugeMetricFamily, "places", "Maximum number of requests that wait or run.", pool.places),
+            (CounterMetricFamily, "refused", "Requests refused for lack of a place or memory.", refused),
             (CounterMetricFamily, "queue_timeouts", "Requests that waited too long.", load.timed_out),
         ):
-            yield metric(f"agegender_{name}", words, value)
+            yield metric(f"agegender_{name}", help_text, value)
 
 
 router = APIRouter(tags=["metrics"])
@@ -111,7 +110,7 @@ router = APIRouter(tags=["metrics"])
 
 @router.get(
     "/metrics",
-    summary="Metrics in Prometheus' text format",
+    summary="Metrics in Prometheus's text format",
     response_class=PlainTextResponse,
     responses={
         200: {"content": {"text/plain": {"example": 'agegender_build_info{version="0.1.0"} 1.0\n'}}},
@@ -119,6 +118,6 @@ router = APIRouter(tags=["metrics"])
     },
 )
 async def show(request: Request, _: Annotated[NoQuery, Query()]) -> Response:
-    """Requests by route and status, seconds by stage, faces per image, load of the workers, models loaded."""
+    """Requests by route and status, seconds by stage, faces per image, load of the workers, loaded models."""
     metrics: Metrics = request.app.state.metrics
     return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -23,7 +23,7 @@ router = APIRouter(tags=["models"])
     ),
 )
 async def list_models(request: Request, _: Annotated[NoQuery, Query()]) -> ModelsAnswer:
-    """Each with its measured figures."""
+    """Each model has the figures measured on its test faces."""
     service = service_of(request)
     return ModelsAnswer(
         default=service.default_model,
@@ -43,14 +43,9 @@ async def list_models(request: Request, _: Annotated[NoQuery, Query()]) -> Model
     ),
 )
 async def describe_model(model_id: str, request: Request, _: Annotated[NoQuery, Query()]) -> ModelAnswer:
-    """As in the list."""
+    """The same as in the list."""
     return _answer(service_of(request).catalogue[model_id])
 
 
 def _answer(model: Model) -> ModelAnswer:
-    described = model.variant.model_dump(include=set(ModelAnswer.model_fields) - {"metrics"})
-    return ModelAnswer(
-        **described,
-        metrics=model.variant.metrics,
-        loaded=True,
-    )
+    return ModelAnswer(**model.variant.model_dump(include=set(ModelAnswer.model_fields)), loaded=True)

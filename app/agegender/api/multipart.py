@@ -1,7 +1,7 @@
-"""The parts of a multipart/form-data body, in memory.
+"""Parse multipart/form-data bodies in memory.
 
-Starlette's parser writes large files to a disk, and takes a part without a file name for text (RFC 7578 makes the name
-optional).
+Starlette's parser writes large files to disk, and treats a part without a file name as text, although RFC 7578 makes
+the name optional.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from agegender.api.problems import MULTIPART_INVALID, ApiError
+
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
-
-
-class MultipartMalformed(Exception):
-    """str(e) is a sentence that says what is wrong, and what to do."""
 
 
 @dataclass(slots=True)
@@ -31,42 +29,41 @@ class Part:
 
 
 async def read_parts(content_type: str, chunks: AsyncIterator[bytes]) -> AsyncIterator[Part]:
-    """Each part as soon as it has arrived whole. Raises MultipartMalformed, and what `chunks` raises."""
+    """Yield each part as soon as it is complete. Raises ApiError, and what `chunks` raises."""
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if not boundary:
-        raise MultipartMalformed(
-            "The Content-Type names no boundary: let your HTTP client set this header by itself."
+        raise ApiError(
+            MULTIPART_INVALID, "The Content-Type has no boundary: let your HTTP client set this header."
         )
     collector = _Collector()
     try:
         parser = MultipartParser(boundary, collector.callbacks())
         async for chunk in chunks:
             parser.write(chunk)
-            while collector.whole:
-                yield collector.whole.pop(0)
+            while collector.complete:
+                yield collector.complete.pop(0)
     except FormParserError:
-        raise MultipartMalformed(
-            "The body is not valid multipart/form-data: let your HTTP client build it."
+        raise ApiError(
+            MULTIPART_INVALID, "The body is not valid multipart/form-data: let your HTTP client build it."
         ) from None
     if not collector.ended:
-        raise MultipartMalformed("The multipart body ends before its last boundary: send all of it.")
+        raise ApiError(MULTIPART_INVALID, "The multipart body ends before its last boundary: send all of it.")
 
 
 class _Collector:
-    """Collects what the parser calls back with."""
+    """Builds parts from the parser's callbacks."""
 
     def __init__(self) -> None:
-        self.whole: list[Part] = []
+        self.complete: list[Part] = []
         self.ended = False
         self._part = Part()
         self._header = bytearray()
         self._value = bytearray()
 
     def callbacks(self) -> MultipartCallbacks:
-        """Return what the parser is to call."""
+        """Return the callbacks for the parser."""
         return {
-            "on_part_begin": self._begin_part,
             "on_header_field": self._add_to_header,
             "on_header_value": self._add_to_value,
             "on_header_end": self._end_header,
@@ -74,9 +71,6 @@ class _Collector:
             "on_part_end": self._end_part,
             "on_end": self._end,
         }
-
-    def _begin_part(self) -> None:
-        self._part = Part()
 
     def _add_to_header(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -96,7 +90,7 @@ class _Collector:
         self._part.content += data[start:end]
 
     def _end_part(self) -> None:
-        self.whole.append(self._part)
+        self.complete.append(self._part)
         self._part = Part()
 
     def _end(self) -> None:

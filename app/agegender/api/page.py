@@ -1,4 +1,4 @@
-"""GET /, a page to try the service by hand, and GET /docs, the interactive reference; both load nothing foreign."""
+"""GET /, a page to try the service by hand, and GET /docs, the interactive reference. They load only own files."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ _DOCS = {
     "/docs/swagger-ui.css": _SWAGGER_UI / "swagger-ui.css",
 }
 
-# Scripts, styles and requests come from and go to this service only.
-_OURS_ONLY = (
+# Scripts, styles and connections: only from and to this service.
+_SELF_ONLY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
 )
 
 
 def page_router() -> APIRouter:
-    """Return the routes of the page, which shows photographs and the camera from memory (blob:)."""
+    """Return the routes of the page. It shows photographs and the camera as `blob:` URLs."""
     return file_router(
         _PAGE,
         {
-            "Content-Security-Policy": _OURS_ONLY + "img-src 'self' blob:; media-src blob:",
+            "Content-Security-Policy": _SELF_ONLY + "img-src 'self' blob:; media-src blob:",
             "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
         },
     )
 
 
 def docs_router() -> APIRouter:
-    """Return the routes of the interactive reference: Swagger UI, whose icons are `data:`."""
-    return file_router(_DOCS, {"Content-Security-Policy": _OURS_ONLY + "img-src 'self' data:"})
+    """Return the routes of the interactive reference: Swagger UI, whose icons are `data:` URLs."""
+    return file_router(_DOCS, {"Content-Security-Policy": _SELF_ONLY + "img-src 'self' data:"})

@@ -16,7 +16,7 @@ from agegender.api import problems, upload
 from agegender.api.arrival_memory import Share
 from agegender.api.problems import ApiError
 from agegender.api.query import refuse_repeated
-from agegender.api.rate_limit import may_ask
+from agegender.api.rate_limit import check_caller
 from agegender.api.security import KEY_HEADER
 from agegender.api.state import Service, service_of
 from agegender.api.upload import MAX_BATCH_IMAGES, SentImage
@@ -26,12 +26,9 @@ from agegender.inputs import PredictQuery
 
 
 async def accept(request: Request, key: Annotated[str | None, Depends(KEY_HEADER)]) -> None:
-    """Refuse a request that will not be answered, before its parameters and its body are looked at.
-
-    One for which there is no place does not count for the caller's limit.
-    """
-    service_of(request).pool.refuse_if_full()
-    await may_ask(request, key)
+    """Refuse a request that cannot be served, before its query is validated and its body read."""
+    service_of(request).pool.refuse_if_full()  # first: it does not count towards the caller's rate limit
+    await check_caller(request, key)
     refuse_repeated(request)
 
 
@@ -42,7 +39,7 @@ T = TypeVar("T")
 _FILE = {"type": "string", "format": "binary"}
 _TEXT = {
     "type": "string",
-    "description": "The bytes of the file in base64, or a data URL. Addresses are not fetched.",
+    "description": "The bytes of the file as base64, or a data URL. Other URLs are not fetched.",
 }
 # One grey pixel.
 _EXAMPLE_TEXT = (
@@ -77,8 +74,8 @@ def _list(items: dict[str, Any]) -> dict[str, Any]:
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "A JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP file. Its content decides which, never its "
-        "name or type.",
+        "description": "A JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP file. The format is detected from the content, "
+        "not from the file name or media type.",
         "content": {
             "multipart/form-data": {"schema": _object("image", _FILE), "example": {"image": "@photo.jpg"}},
             "application/json": {"schema": _object("image", _TEXT), "example": {"image": _EXAMPLE_TEXT}},
@@ -87,16 +84,19 @@ _BODY: dict[str, Any] = {
     }
 }
 
+_NOT_ABOUT_AN_IMAGE = (
+    problems.DETECTOR_UNAVAILABLE,
+    problems.OVERLOADED,
+    problems.QUEUE_TIMEOUT,
+    problems.SHUTTING_DOWN,
+)
 _FOR_ANY_BODY = (
     problems.UNAUTHORIZED,
     problems.RATE_LIMITED,
     problems.MODEL_UNKNOWN,
     problems.METHOD_NOT_ALLOWED,
     problems.PARAMETER_INVALID,
-    problems.DETECTOR_UNAVAILABLE,
-    problems.OVERLOADED,
-    problems.QUEUE_TIMEOUT,
-    problems.SHUTTING_DOWN,
+    *_NOT_ABOUT_AN_IMAGE,
 )
 
 
@@ -117,7 +117,7 @@ _FOR_ANY_BODY = (
     ),
 )
 async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
-    """Faces are sorted by box area, largest first. The list is empty if there are none."""
+    """Faces are sorted by box area, largest first. The list is empty if no face is found."""
     service = service_of(request)
     options = _options(request, query, service)
     with service.pool.admit():
@@ -135,9 +135,9 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
 _BATCH_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": f"1 to {MAX_BATCH_IMAGES} files, each as POST /predict takes one.",
+        "description": f"1 to {MAX_BATCH_IMAGES} files of the formats that POST /predict reads.",
         "content": {
-            # In /docs there are as many fields for files as in the example, and more are easily added.
+            # /docs shows one file field for each file in the example, and a button that adds more.
             "multipart/form-data": {
                 "schema": _object("images", _list(_FILE)),
                 "example": {"images": ["@photo.jpg"]},
@@ -150,13 +150,6 @@ _BATCH_BODY: dict[str, Any] = {
     }
 }
 
-_NOT_ABOUT_AN_IMAGE = (
-    problems.DETECTOR_UNAVAILABLE,
-    problems.OVERLOADED,
-    problems.QUEUE_TIMEOUT,
-    problems.SHUTTING_DOWN,
-)
-
 
 @router.post(
     "/predict/batch",
@@ -167,16 +160,16 @@ _NOT_ABOUT_AN_IMAGE = (
         upload.BATCH_INVALID,
         upload.BATCH_JSON_INVALID,
         upload.BATCH_TOO_LARGE,
-        upload.BATCH_NOT_MULTIPART,
+        upload.BATCH_TYPE_UNSUPPORTED,
         *_FOR_ANY_BODY,
         path="/predict/batch",
     ),
 )
 async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
-    """One result for each image, in the order sent: its prediction, or the problem that POST /predict would answer.
+    """One result for each image, in the order sent: its prediction, or the problem that POST /predict would return.
 
-    At most as many images of a batch wait or run at a time as there are workers. If one of them waits too long, it and
-    those that were not begun get a 503 each: send them again. If these are all, the whole batch gets it.
+    If an image waits too long for a worker, it and all images that have not started get a 503 each: send them again.
+    If no image was processed, the whole request gets a 503.
     """
     service = service_of(request)
     options = _options(request, query, service)
@@ -202,20 +195,20 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
 
 
 def _json(answer: BaseModel) -> Response:
-    """An answer that FastAPI need not validate and serialize again."""
+    """Return `answer` as a response, so that FastAPI does not validate and serialize it again."""
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def _options(request: Request, query: PredictQuery, service: Service) -> dict[str, Any]:
     """Return the arguments of `Pipeline.predict`, and log them. Raises UnknownModel."""
     model = service.default_model if query.model is None else query.model
-    service.catalogue[model]  # before the image is read; only names of models that exist are logged
+    service.catalogue[model]  # raises before the image is read, and before an unknown name is logged
     request.state.log_fields.update(model=model, detector=query.detector)
     return {**query.model_dump(), "model": model}
 
 
 def _observe(request: Request, prediction: Prediction) -> None:
-    """Count a prediction that has just ended, and trace its stages."""
+    """Add a prediction that has just ended to the metrics and the traces."""
     request.app.state.metrics.observe(prediction)
     if request.app.state.traces:
         request.app.state.traces.add_stages(prediction.timings_ms)
@@ -229,15 +222,13 @@ async def _predict_each(
     place: Place[Pipeline],
     share: Share,
 ) -> list[Prediction | ApiError]:
-    """Return the prediction or the problem of each of `images`, which are taken out of that list.
-
-    The memory of each is given back as soon as it is answered.
-    """
+    """Return the prediction or the problem of each image. Empties `images`, to free each one once it is processed."""
 
     def work(image: SentImage, pipeline: Pipeline) -> Prediction | ApiError:
         try:
             return pipeline.predict(image.take(max_bytes), **options)
-        except Exception as error:  # answered here, so that its traceback does not keep the image
+        except Exception as error:
+            # Returned, not raised: its traceback would keep the image in memory.
             return problems.as_api_error(error, request)
 
     async def outcome(image: SentImage) -> Prediction | ApiError:
@@ -252,11 +243,11 @@ async def _predict_each(
         return answer
 
     outcomes = asyncio.gather(*map(outcome, images))
-    images.clear()  # each task holds its own image, until it is answered
+    images.clear()  # now only its task holds an image
     try:
         return await outcomes
     finally:
-        del outcomes  # it may hold an exception, whose traceback holds this frame
+        del outcomes  # it may hold an exception, whose traceback holds this frame: a reference cycle
 
 
 def _result(
@@ -267,10 +258,10 @@ def _result(
     return ImagePrediction(filename=filename, prediction=outcome)
 
 
-async def _unless_client_leaves(request: Request, answering: Coroutine[Any, Any, T]) -> T:
-    """Return the result of `answering`. Cancels it and raises ClientDisconnect when the client has left."""
-    working = asyncio.ensure_future(answering)
-    leaving = asyncio.ensure_future(_client_left(request))
+async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`. If the client disconnects first, cancel it and raise ClientDisconnect."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_client_left(request))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -279,7 +270,7 @@ async def _unless_client_leaves(request: Request, answering: Coroutine[Any, Any,
     finally:
         working.cancel()
         leaving.cancel()
-        del working  # a traceback holds this frame: with it, a cycle would keep the image until a collection
+        del working  # as above: a cycle would keep the image in memory until it is collected
 
 
 async def _client_left(request: Request) -> None:

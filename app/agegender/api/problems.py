@@ -1,4 +1,4 @@
-"""Everything that can go wrong with a request, as problem documents (RFC 9457)."""
+"""Problem documents (RFC 9457) for everything that can go wrong with a request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("agegender")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of problem; `example` is a typical detail."""
+    """A kind of problem; `example` is a typical `detail`."""
 
     name: str
     status: int
@@ -41,7 +41,7 @@ class Kind:
         return f"/problems/{self.name}"
 
 
-IMAGE_MISSING = Kind("image-missing", 400, "No image", "The request has no body: send an image in it.")
+IMAGE_MISSING = Kind("image-missing", 400, "No image", "The request body is empty: send an image.")
 IMAGE_UNREADABLE = Kind(
     "image-unreadable",
     400,
@@ -53,7 +53,8 @@ MULTIPART_INVALID = Kind(
     "multipart-invalid",
     400,
     "Multipart body invalid",
-    "The part is named photo: name it image, as `curl -F image=@photo.jpg` does.",
+    "The part photo is not expected: send one image in a part named image, as `curl -F image=@photo.jpg` does, or "
+    "several images to POST /predict/batch. Options go into the query.",
 )
 JSON_INVALID = Kind(
     "json-invalid",
@@ -65,7 +66,7 @@ UNAUTHORIZED = Kind(
     "unauthorized",
     401,
     "API key missing or wrong",
-    "This service needs an API key: send yours in the header X-API-Key.",
+    "This service needs an API key: send it in the header X-API-Key.",
 )
 MODEL_UNKNOWN = Kind(
     "model-unknown", 404, "No such model", "There is no such model; there are: age_gender_A, age_gender_B."
@@ -77,13 +78,13 @@ METHOD_NOT_ALLOWED = Kind(
     "method-not-allowed",
     405,
     "Method not allowed",
-    "This path does not take GET: the header Allow lists what it takes.",
+    "This path does not support GET: use a method that the header Allow lists.",
 )
 BODY_TOO_LARGE = Kind(
     "body-too-large",
     413,
     "Too many bytes",
-    "The image has more than the 20971520 bytes that are allowed: send a smaller one.",
+    "The image is larger than the limit of 20971520 bytes: send a smaller one.",
 )
 IMAGE_TOO_LARGE = Kind(
     "image-too-large",
@@ -135,12 +136,12 @@ INTERNAL_ERROR = Kind(
     "internal-error",
     500,
     "Internal error",
-    "The service has failed; its log has the details under this request_id.",
+    "The service failed: give this request_id to its operator, whose log has the details.",
 )
 
 
 class ApiError(Exception):
-    """A problem found by the HTTP layer; `detail` is a sentence for the caller."""
+    """A problem found by the HTTP layer; `detail` tells the caller what is wrong and what to do."""
 
     def __init__(
         self, kind: Kind, detail: str | None = None, headers: Mapping[str, str] | None = None
@@ -162,7 +163,7 @@ _KINDS: dict[type[Exception], Kind] = {
 
 
 def as_api_error(error: Exception, request: Request) -> ApiError:
-    """Return `error` as a problem; log the traceback of one that is not expected."""
+    """Return `error` as an ApiError: an unexpected one as INTERNAL_ERROR, after logging its traceback."""
     if isinstance(error, ApiError):
         return error
     kind = _KINDS.get(type(error))
@@ -173,7 +174,7 @@ def as_api_error(error: Exception, request: Request) -> ApiError:
 
 
 def response_to(error: Exception, request: Request) -> Response:
-    """Return the answer to a request that ended with `error`."""
+    """Return the problem document of any exception as a response."""
     known = as_api_error(error, request)
     return problem_response(
         known.kind, str(known), request.scope["path"], request.state.request_id, known.headers
@@ -199,7 +200,7 @@ def _problem(kind: Kind, detail: str, path: str, request_id: str) -> Problem:
 def problem_response(
     kind: Kind, detail: str, path: str, request_id: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a problem document as a response."""
+    """Return a problem document as a response, with Retry-After if its status is 503."""
     problem = _problem(kind, detail, path, request_id)
     headers = dict(headers or {})
     if kind.status == 503:
@@ -208,33 +209,25 @@ def problem_response(
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Turn the exceptions of requests into problem documents."""
+    """Replace Starlette's and FastAPI's own error responses by problem documents."""
 
-    async def known_error(request: Request, error: Exception) -> Response:
-        return response_to(error, request)
-
-    async def http_error(request: Request, error: HTTPException) -> Response:
+    @app.exception_handler(HTTPException)
+    async def routing_error(request: Request, error: HTTPException) -> Response:
         if error.status_code == 405:
-            detail = f"This path does not take {request.method}: the header Allow lists what it takes."
+            detail = f"This path does not support {request.method}: use a method that the header Allow lists."
             return response_to(ApiError(METHOD_NOT_ALLOWED, detail, error.headers), request)
-        if error.status_code == 404:
-            return response_to(ApiError(NOT_FOUND), request)
-        raise error
+        return response_to(ApiError(NOT_FOUND), request)
 
+    @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
         detail = _what_is_invalid(request, error.errors()[0])
         return response_to(ApiError(PARAMETER_INVALID, detail), request)
 
-    for exception in (*_KINDS, ApiError):
-        app.add_exception_handler(exception, known_error)
-    app.add_exception_handler(HTTPException, http_error)  # type: ignore[arg-type]
-    app.add_exception_handler(RequestValidationError, validation_error)  # type: ignore[arg-type]
 
+class ProblemMiddleware:
+    """ASGI middleware that answers exceptions with problem documents.
 
-class AnswerDefects:
-    """ASGI middleware: an unexpected exception becomes a 500 without details, which are logged.
-
-    A request that the server cancels when it stops becomes a 503.
+    If the server cancels a request while it shuts down, the answer is a 503.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -245,27 +238,24 @@ class AnswerDefects:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = False
+        started = False
 
-        async def send_noting(message: Message) -> None:
-            nonlocal begun
-            begun = True
+        async def send_and_note(message: Message) -> None:
+            nonlocal started
+            started = True
             await send(message)
 
         try:
-            await self._app(scope, receive, send_noting)
+            await self._app(scope, receive, send_and_note)
         except ClientDisconnect:
             raise
-        except asyncio.CancelledError:  # the server stops, and waits no longer
-            if begun:
-                raise
-            answer = response_to(ShuttingDown(), Request(scope))
-            await answer(scope, receive, send)
-        except Exception as error:
-            answer = response_to(error, Request(scope))
-            if begun:
-                raise  # too late for another answer: the server closes the connection
-            await answer(scope, receive, send)
+        except (asyncio.CancelledError, Exception) as error:
+            if isinstance(error, asyncio.CancelledError):  # by the server, after the drain timeout
+                error = ShuttingDown()
+            response = response_to(error, Request(scope))
+            if started:
+                raise  # the server closes the connection
+            await response(scope, receive, send)
 
 
 def _what_is_invalid(request: Request, error: Mapping[str, Any]) -> str:
@@ -275,8 +265,7 @@ def _what_is_invalid(request: Request, error: Mapping[str, Any]) -> str:
     name = error["loc"][-1]
     if name in fields:
         return f"The query parameter {name} is not valid. {fields[name].description}"
-    listing = f"there are: {', '.join(fields)}" if fields else "this path takes none"
-    return f"Unknown query parameter; {listing}."
+    return f"Unknown query parameter; this path takes {', '.join(fields) or 'none'}."
 
 
 def openapi_responses(*kinds: Kind, path: str = "/predict") -> dict[int | str, dict[str, Any]]:
@@ -297,5 +286,7 @@ def openapi_responses(*kinds: Kind, path: str = "/predict") -> dict[int | str, d
             "value": _problem(kind, kind.example, path, "3f0c5a9e").model_dump(),
         }
         if kind.status in (429, 503):
-            response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+            response["headers"] = {
+                "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+            }
     return responses

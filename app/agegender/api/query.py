@@ -1,4 +1,4 @@
-"""Rules for the query parameters of all routes."""
+"""Checks of query parameters beyond those of FastAPI."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from agegender.inputs import PredictQuery
 
 
 class NoQuery(BaseModel):
-    """For routes that take no query parameter."""
+    """The query of routes without parameters."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 def refuse_repeated(request: Request) -> None:
-    """Refuse a parameter that is given more than once: FastAPI would take the last one."""
+    """Refuse a parameter that is given more than once: FastAPI would use the last value."""
     for name in PredictQuery.model_fields:
         if len(request.query_params.getlist(name)) > 1:
             raise ApiError(

@@ -1,4 +1,4 @@
-"""Authentication and rate limits of callers, where the operator set keys or a limit."""
+"""Authentication and rate limits, if the operator set keys or a limit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 
 from agegender.api.problems import RATE_LIMITED, ApiError
-from agegender.api.security import KEY_HEADER, require_key
+from agegender.api.security import KEY_HEADER, ApiKeys
 
 
 class RateLimit:
-    """Counts the requests of each caller in this process, in a fixed window of time."""
+    """Counts the requests of each caller in this process, in fixed windows of time."""
 
     def __init__(self, rate: str) -> None:
         """`rate` is a number per unit of time, such as 60/minute."""
@@ -26,16 +26,17 @@ class RateLimit:
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
 
     def take(self, caller: str) -> int:
-        """Count one request of `caller`. Return 0 if it is allowed, else the seconds until the next one is."""
+        """Count a request of `caller`. Return 0 if it is allowed, else the seconds until the next window."""
         if self._limiter.hit(self._rate, caller):
             return 0
-        passes_again, _ = self._limiter.get_window_stats(self._rate, caller)
-        return max(1, math.ceil(passes_again - time.time()))
+        reset_time, _ = self._limiter.get_window_stats(self._rate, caller)
+        return max(1, math.ceil(reset_time - time.time()))
 
 
-async def may_ask(request: Request, sent_key: Annotated[str | None, Depends(KEY_HEADER)]) -> None:
-    """Raise a 401 without a valid key, and a 429 beyond the rate limit of the caller's key or else address."""
-    key = require_key(request.app.state.api_keys, sent_key)
+async def check_caller(request: Request, sent_key: Annotated[str | None, Depends(KEY_HEADER)]) -> None:
+    """Raise a 401 without a valid key, and a 429 above the rate limit of the key or, without keys, the address."""
+    api_keys: ApiKeys = request.app.state.api_keys
+    key = api_keys.check(sent_key)
     rate_limit: RateLimit | None = request.app.state.rate_limit
     if rate_limit is None:
         return
@@ -49,7 +50,7 @@ async def may_ask(request: Request, sent_key: Annotated[str | None, Depends(KEY_
 
 
 def _network(request: Request) -> str:
-    """Return the caller's address, or of IPv6 its /64 network, all of which usually belongs to one customer."""
+    """Return the caller's IPv4 address or IPv6 /64 network, which usually belongs to one customer."""
     try:
         address = ipaddress.ip_address(request.client.host if request.client else "")
     except ValueError:  # a Unix socket, or a proxy that sends "unknown"

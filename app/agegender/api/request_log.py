@@ -1,4 +1,4 @@
-"""Request ids, headers of every answer, one line in the log and one count for each request."""
+"""Request ids, the headers of every response, and a log line and a count for each request."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from agegender.api.problems import INTERNAL_ERROR
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _CLIENT_LEFT = 499
-"""Logged, never sent: nginx's status for a client that closed the connection before the answer."""
+"""Logged, never sent: nginx's status for a client that closed the connection before the response."""
 
 HEADERS = (
-    # A browser may show an answer and do nothing else with it. The pages set their own policies.
+    # A browser may only display a response. The pages set policies of their own.
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
-    # An answer is personal data: no cache keeps it.
+    # Predictions are personal data, so no cache may keep them.
     (b"cache-control", b"no-store"),
 )
 
@@ -33,13 +33,13 @@ logger = logging.getLogger("agegender")
 
 
 def id_of(headers: Headers) -> str:
-    """Return the request's own X-Request-ID where that is safe to repeat, or else a new one."""
+    """Return the request's X-Request-ID if it is safe to repeat, or else a new one."""
     sent_id = headers.get("x-request-id", "")
     return sent_id if _SANE_ID.fullmatch(sent_id) else os.urandom(16).hex()
 
 
 class Observe:
-    """The outermost ASGI middleware. Handlers add fields to the log line by `request.state.log_fields`."""
+    """The outermost ASGI middleware. Routes add fields to the log line through `request.state.log_fields`."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -50,7 +50,7 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = time.perf_counter()
+        started = time.perf_counter()
         request_id = id_of(Headers(scope=scope))
         log_fields: dict[str, Any] = {}
         scope.setdefault("state", {}).update(request_id=request_id, log_fields=log_fields)
@@ -66,15 +66,15 @@ class Observe:
                 message["headers"] = [*message["headers"], *own]
             await send(message)
 
-        # RFC 9110, 9.3.2: the same as GET, of which the server sends the head only.
-        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        # HEAD is handled as GET (RFC 9110, 9.3.2): the server sends only the head.
+        handled = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self._app(asked, receive, send_with_id)
+            await self._app(handled, receive, send_with_id)
         except ClientDisconnect:
             status = _CLIENT_LEFT
         finally:
-            # The route and not the path, which may contain the name of a file, as `curl -T` sends it.
-            route = getattr(asked.get("route"), "path", "other")
+            # The route, not the path: `curl -T` puts the file name into the path.
+            route = getattr(handled.get("route"), "path", "other")
             self._metrics.count_request(route, status or INTERNAL_ERROR.status)
             fields = {
                 "request_id": request_id,
@@ -82,6 +82,6 @@ class Observe:
                 "path": route,
                 "status": status,
                 **log_fields,
-                "ms": round(1000 * (time.perf_counter() - begun), 2),
+                "ms": round(1000 * (time.perf_counter() - started), 2),
             }
             logger.info("request", extra={"fields": fields})

@@ -1,4 +1,4 @@
-"""State that all requests share; the app's lifespan makes it."""
+"""State that all requests share, created by the app's lifespan."""
 
 from __future__ import annotations
 

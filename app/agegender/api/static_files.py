@@ -1,4 +1,4 @@
-"""Static files with entity tags: a browser revalidates each time, and downloads them again only when they changed."""
+"""Static files with ETags: browsers revalidate them on each use, and download them only after a change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".
 
 
 def file_router(files: Mapping[str, Traversable], headers: Mapping[str, str]) -> APIRouter:
-    """Return routes that answer GET of each path with its file and `headers`. The files are read once, now."""
+    """Return a GET route for each path, which sends its file with `headers`. The files are read now, once."""
     # Not part of the API, so not in the OpenAPI document.
     router = APIRouter(include_in_schema=False)
     for path, file in files.items():
@@ -26,11 +26,11 @@ def file_router(files: Mapping[str, Traversable], headers: Mapping[str, str]) ->
 
 def _sender(content: bytes, media_type: str, headers: Mapping[str, str]) -> Callable[..., Any]:
     tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-    # Validated on each use: a page and its script must be of the same release.
+    # no-cache means revalidate: a page and its script must come from the same release.
     headers = {**headers, "Cache-Control": "no-cache", "ETag": tag}
 
     async def send_file(request: Request, _: Annotated[NoQuery, Query()]) -> Response:
-        # A proxy that compresses turns the tag into a weak one.
+        # A proxy that compresses makes the tag weak.
         if request.headers.get("if-none-match", "").removeprefix("W/") == tag:
             return Response(status_code=304, headers=headers)
         return Response(content, media_type=media_type, headers=headers)

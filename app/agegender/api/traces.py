@@ -1,6 +1,6 @@
-"""Optional traces by OpenTelemetry: a span for each request, with one for each stage of a prediction inside.
+"""Optional OpenTelemetry traces: a span for each request, with a child span for each stage of a prediction.
 
-OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT, say where they are sent.
+OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT, configure the export.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agegender.answers import Timings
 
 _UNTRACED = ("/health/live", "/health/ready", "/metrics")
-"""Paths that probes and scrapers request all the time."""
+"""Paths that probes and scrapers request every few seconds."""
 
 
 class TracesUnavailable(Exception):
-    """OpenTelemetry is not installed; str(e) is a sentence that says what to do."""
+    """OpenTelemetry is not installed; the message says what to do."""
 
 
 class Traces:
-    """Sends spans in the background. Raises TracesUnavailable."""
+    """Exports spans in the background. Raises TracesUnavailable."""
 
     def __init__(self) -> None:
         try:
@@ -32,7 +32,7 @@ class Traces:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ModuleNotFoundError as error:
             raise TracesUnavailable(
-                "Traces need OpenTelemetry: install this package with its extra `traces`, or switch them off by "
+                "Traces need OpenTelemetry: install this package with its extra `traces`, or switch traces off with "
                 "--traces=false (AGEGENDER_TRACES)."
             ) from error
         # OTEL_SERVICE_NAME takes precedence.
@@ -43,7 +43,7 @@ class Traces:
         self._server = trace.SpanKind.SERVER
 
     def add_stages(self, spent: Timings) -> None:
-        """Add a span for each stage of a prediction that has just ended to the current span."""
+        """Add to the current span a child span for each stage of a prediction that has just ended."""
         at = time.time_ns() - round(spent.total * 1e6)
         for stage in ("decode", "detect", "predict"):
             span = self._tracer.start_span(stage, start_time=at)
@@ -51,7 +51,7 @@ class Traces:
             span.end(at)
 
     async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request in a span, which continues the trace that its headers name."""
+        """Serve one request in a span, which continues the trace from the request's headers."""
         context = self._extract(Headers(scope=scope))
         method = scope["method"]
         with self._tracer.start_as_current_span(method, context=context, kind=self._server) as span:
@@ -64,7 +64,7 @@ class Traces:
             try:
                 await app(scope, receive, send_and_note)
             finally:
-                # The route and not the path, which may contain the name of a file.
+                # The route, not the path, which may contain a file name.
                 route = getattr(scope.get("route"), "path", "other")
                 span.update_name(f"{method} {route}")
                 span.set_attributes(
@@ -76,12 +76,12 @@ class Traces:
                 )
 
     def close(self) -> None:
-        """Send the remaining spans."""
+        """Export the remaining spans."""
         self._provider.shutdown()
 
 
 class Traced:
-    """ASGI middleware that traces requests, except those of probes; inside `Observe`, which sets their ids."""
+    """ASGI middleware that traces requests, except `_UNTRACED`. `Observe`, outside it, sets the request ids."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
