@@ -1,4 +1,4 @@
-"""More than the service can do: callers who send at their own times, whether or not they are answered."""
+"""More requests than the service can answer, sent at times of their own, whether or not others are answered."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from benchmarks.load import evenly, post
+from benchmarks.load import closed_loop, open_loop, post
 from benchmarks.photographs import EVERYDAY, photograph
 from benchmarks.server import CONNECTIONS, Bench, service
 
-TIMES_CAPACITY = (0.5, 1, 2, 10)
+_TIMES_CAPACITY = (0.5, 1, 2, 10)
 
 
 def run(bench: Bench) -> Iterator[Table]:
-    """Capacity is what the service does for connections that keep all of its workers busy."""
+    """Measure the capacity over connections that keep all workers busy, then send multiples of it."""
     photo = photograph(*EVERYDAY[0])
     request = post("/predict", photo.jpeg)
     table = bench.table(
@@ -24,14 +24,13 @@ def run(bench: Bench) -> Iterator[Table]:
     )
     for program in bench.programs:
         with service(program, bench.yunet) as server:
-            saturated = bench.client.closed(server.port, [request], CONNECTIONS, bench.seconds(3))
-            capacity = saturated.per_second(200)
-            for times in TIMES_CAPACITY:
-                due = evenly(times * capacity, bench.seconds(5))
-                answers = bench.client.open(server.port, [request], due)
+            capacity = closed_loop(server.port, [request], CONNECTIONS, bench.seconds(3)).per_second(200)
+            for times in _TIMES_CAPACITY:
+                answers = open_loop(server.port, [request], times * capacity, bench.seconds(5))
+                others = len(answers.status) - answers.count(200) - answers.count(503)
                 bench.add_row(
-                    *(table, program, times, times * capacity, answers.per_second(200)),
-                    *(answers.per_second(503), str(answers.others)),
+                    *(table, program, times, times * capacity),
+                    *(answers.per_second(200), answers.per_second(503), str(others)),
                     *(answers.percentile(percent, status) for status in (200, 503) for percent in (50, 99)),
                     answers.lateness(99),
                 )

@@ -1,4 +1,4 @@
-"""What each step from file to answer costs, as the service itself says in its answers: one request at a time."""
+"""The time of each step of a prediction, as the service reports it: one request at a time."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from rich.table import Table
 from benchmarks.photographs import EVERYDAY, photograph
 from benchmarks.server import Bench, service
 
-_JPEG = {"Content-Type": "image/jpeg"}
 _STEPS = ("decode", "detect", "predict", "total")
 
 
 def run(bench: Bench) -> Iterator[Table]:
-    """Every photograph, detector and model."""
+    """Measure each photograph with each model and detector."""
     table = bench.table(
-        "Parts of a request, medians in milliseconds", *("photograph", "model", "detector", "found", *_STEPS)
+        "Parts of a request, medians in milliseconds", "photograph", "model", "detector", "found", *_STEPS
     )
     detectors = ("haar",) if bench.yunet is None else ("yunet", "haar")
     for program in bench.programs:
         with (
             service(program, bench.yunet) as server,
-            httpx.Client(base_url=f"http://127.0.0.1:{server.port}", headers=_JPEG, timeout=60) as client,
+            httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as client,
         ):
             models = [model["id"] for model in client.get("/models").json()["models"]]
             for size in (*EVERYDAY, (640, 480, 4), (640, 480, 20)):
@@ -40,10 +39,7 @@ def run(bench: Bench) -> Iterator[Table]:
                             answer = client.post("/predict", params=query, content=photo.jpeg)
                             answers.append(answer.raise_for_status().json())
                         found = str(len(answers[0]["faces"]))
-                        medians = [
-                            # The first request is slow.
-                            statistics.median(answer["timings_ms"][step] for answer in answers[1:])
-                            for step in _STEPS
-                        ]
+                        timings = [answer["timings_ms"] for answer in answers[1:]]  # the first is slow
+                        medians = [statistics.median(each[step] for each in timings) for step in _STEPS]
                         bench.add_row(table, program, photo.name, model, detector, found, *medians)
     yield table

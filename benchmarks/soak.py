@@ -1,4 +1,4 @@
-"""Whether memory stays flat over many requests, good and bad."""
+"""The memory of the service over many requests, good and bad: it should stay flat."""
 
 from __future__ import annotations
 
@@ -11,37 +11,33 @@ import numpy as np
 from agegender.vision.decode import decode
 from rich.table import Table
 
-from benchmarks.load import multipart, post
+from benchmarks.load import closed_loop, multipart, post
 from benchmarks.photographs import photograph
 from benchmarks.server import CONNECTIONS, Bench, service
 
-REQUESTS = 50_000
-FIRST = 5_000
-"""After so many requests the service has seen every kind, and should not grow any more."""
-
+_REQUESTS = 50_000
+# After this many requests the service has seen every kind, and should not grow any more.
+_FIRST = 5_000
 _STEP = 500
-# Samples whose median stands for the memory at a moment.
+# Samples whose median is the memory at a time.
 _SAMPLES = 10
 
 
 def run(bench: Bench) -> Iterator[Table]:
-    """Resident memory every few hundred requests, while none is on its way."""
+    """Sample the resident memory every few hundred requests, while none is in progress."""
     shorter = 10 if bench.quick else 1
-    total, first, step = REQUESTS // shorter, FIRST // shorter, _STEP // shorter
+    total, first, step = _REQUESTS // shorter, _FIRST // shorter, _STEP // shorter
     requests = _mixed()
     table = bench.table(
         "Memory over mixed requests, resident, MB",
-        f"after {first:,}",
-        f"after {total:,}",
-        "grown, %",
-        "answers",
+        *(f"after {first:,}", f"after {total:,}", "grown, %", "answers"),
     )
     for program in bench.programs:
         memory: list[float] = []
         statuses: Counter[int] = Counter()
         with service(program, bench.yunet) as server:
             while statuses.total() < total:
-                answers = bench.client.closed(server.port, requests, CONNECTIONS, 0, at_least=step)
+                answers = closed_loop(server.port, requests, CONNECTIONS, 0, step)
                 statuses.update(answers.status.tolist())
                 if statuses.total() >= first:
                     memory.append(server.megabytes())
@@ -52,7 +48,7 @@ def run(bench: Bench) -> Iterator[Table]:
 
 
 def _mixed() -> list[bytes]:
-    """What all kinds of callers send: photographs of all kinds three times in four, and mistakes."""
+    """Return requests: three in four are photographs of all kinds, the others are mistakes."""
     small, group, wide = photograph(640, 480, 1), photograph(640, 480, 20), photograph(1366, 768, 4)
     pixels = decode(small.jpeg)
     files = [cv2.imencode(ending, pixels)[1].tobytes() for ending in (".png", ".webp", ".bmp")]
