@@ -1,4 +1,4 @@
-"""Estimate age and gender of the faces in photographs: in this process, or by the service over HTTP."""
+"""Estimate age and gender of the faces in photographs: in this process, or with the service over HTTP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncClient", "Client", "Predictor"]
 
-# Imported when first used: OpenCV and ONNX Runtime are slow to import, and the clients need neither.
+# Imported on first use: OpenCV and ONNX Runtime are slow to import, and the clients need neither.
 _MODULES = {"AsyncClient": "client", "Client": "client", "Predictor": "predictor"}
 
 

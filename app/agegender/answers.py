@@ -1,4 +1,4 @@
-"""The answers of the service, which are those of `Predictor` too. Imports neither OpenCV nor ONNX Runtime."""
+"""The answers of the service and of `Predictor`. This module imports neither OpenCV nor ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ImageSize(BaseModel):
 
 
 class Landmarks(BaseModel):
-    """Five points as x, y in pixels of the upright image; right and left are the person's own."""
+    """Five points as x, y in pixels of the upright image. Right and left are those of the person."""
 
     right_eye: Point
     left_eye: Point
@@ -31,7 +31,7 @@ class Landmarks(BaseModel):
 
 
 class Age(BaseModel):
-    """Estimate and interval in years; the true age lies from `low` to `high` with probability `coverage`."""
+    """Estimate and interval in years: the true age lies between `low` and `high` with probability `coverage`."""
 
     years: float
     low: float
@@ -42,36 +42,34 @@ class Age(BaseModel):
         exclude_if=lambda distribution: distribution is None,
         min_length=101,
         max_length=101,
-        description="Calibrated probability of each age from 0 to 100, adding up to 1. Only with distribution=true.",
+        description="Calibrated probabilities of the ages 0 to 100; they sum to 1. Only with distribution=true.",
     )
 
 
 class Gender(BaseModel):
-    """The likelier of the labels in the training data, and its probability (at least 0.5)."""
+    """The more probable of the two labels in the training data, and its probability (0.5 to 1)."""
 
     label: Literal["female", "male"]
     probability: float = Field(ge=0.5, le=1)
 
 
 class FaceEstimate(BaseModel):
-    """One face: where it is, and its estimated age and gender."""
+    """One face: its position, and its estimated age and gender."""
 
     box: Box
     confidence: float | None = Field(ge=0, le=1, description="Null for detector=none.")
     landmarks: Landmarks | None = Field(
-        description="Five points as x, y in pixels of the upright image; right and left are the person's own. Null for "
-        "a detector that gives none."
+        description="Five points as x, y in pixels of the upright image. Right and left are those of the person. Null "
+        "for detectors without landmarks."
     )
     roll: float | None = Field(
-        description="Degrees by which the face is turned clockwise in the photograph, -180 to 180: 0 is upright, at 90 "
-        "the top of the head is on the right. Null for a detector without landmarks."
+        description="Clockwise rotation of the face in the photograph in degrees, -180 to 180: 0 is upright, at 90 the "
+        "top of the head is on the right. Null for detectors without landmarks."
     )
-    quality: Quality | None = Field(
-        description="How good the picture of the face is. Null for detector=none."
-    )
+    quality: Quality | None = Field(description="Quality of the picture of the face. Null for detector=none.")
     warnings: list[FaceWarning] = Field(
-        description="What makes the estimate less reliable: small, blurred, dark, bright, turned to a side, cut "
-        "off by the edge of the photograph, or tilted."
+        description="What makes the estimate less reliable: the face is small, blurred, dark, bright, turned to the "
+        "side, cut off by the edge of the photograph, or tilted."
     )
     age: Age
     gender: Gender
@@ -114,7 +112,7 @@ _PREDICTION: dict[str, Any] = {
 
 
 class Prediction(BaseModel):
-    """Faces by box area, largest first; none is an answer, not an error."""
+    """The faces in a photograph by box area, largest first. The list is empty if no face is found."""
 
     model_config = ConfigDict(json_schema_extra={"example": _PREDICTION})
 
@@ -122,7 +120,7 @@ class Prediction(BaseModel):
     detector: DetectorName
     image: ImageSize
     faces_found: int = Field(
-        description="How many faces were found: more than in `faces` where `max_faces` left some out."
+        description="Number of faces found, including those that `max_faces` drops from `faces`."
     )
     faces: list[FaceEstimate]
     timings_ms: Timings
@@ -131,14 +129,14 @@ class Prediction(BaseModel):
 class ImagePrediction(BaseModel):
     """One image of a batch, and its prediction."""
 
-    filename: str = Field(description="As it was sent.")
+    filename: str = Field(description="As sent.")
     prediction: Prediction
 
 
 class ImageProblem(BaseModel):
     """One image of a batch, and what is wrong with it."""
 
-    filename: str = Field(description="As it was sent.")
+    filename: str = Field(description="As sent.")
     error: Problem
 
 
@@ -187,18 +185,18 @@ _MODEL: dict[str, Any] = {
 
 
 class ModelMetrics(BaseModel):
-    """Figures on the test split; further numbers may stand beside the named ones."""
+    """Figures on the test split; there may be further numbers besides the named ones."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
     __pydantic_extra__: dict[str, float]
 
     age_mae: float = Field(ge=0, description="Mean absolute error, years.")
     gender_accuracy: float = Field(ge=0, le=1)
-    n: int = Field(gt=0, description="Faces measured on.")
+    n: int = Field(gt=0, description="Number of test faces.")
 
 
 class ModelAnswer(BaseModel):
-    """A model: what it is, what it was trained on, and how it did on faces that it was not trained on."""
+    """A model, its training data, and its figures on faces that it was not trained on."""
 
     model_config = ConfigDict(json_schema_extra={"example": _MODEL})
 
@@ -206,18 +204,18 @@ class ModelAnswer(BaseModel):
     title: str
     architecture: str
     description: str
-    input_size: int = Field(description="Side of the square crop, pixels.")
+    input_size: int = Field(description="Side of the square crop in pixels.")
     parameters: int
-    sha256: str = Field(description="Of the model's file.")
+    sha256: str = Field(description="Digest of the model's file.")
     trained_on: str
     licence: str
     created: AwareDatetime
     metrics: ModelMetrics
-    loaded: bool = Field(description="Whether it runs here.")
+    loaded: bool = Field(description="Whether the model is loaded.")
 
 
 class ModelsAnswer(BaseModel):
-    """All models, which of them answers by default, and which detector `auto` means here."""
+    """All models, the default model, and the detector that `auto` stands for."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -226,12 +224,12 @@ class ModelsAnswer(BaseModel):
     )
 
     default: str
-    detector: Literal["yunet", "haar"] = Field(description="The detector behind detector=auto.")
+    detector: Literal["yunet", "haar"] = Field(description="The detector that detector=auto stands for.")
     models: list[ModelAnswer]
 
 
 class HealthAnswer(BaseModel):
-    """The process is live, or the service is ready."""
+    """Whether the process is live or the service is ready."""
 
     status: Literal["live", "ready"]
 
@@ -239,9 +237,9 @@ class HealthAnswer(BaseModel):
 class Problem(BaseModel):
     """What is wrong with a request (RFC 9457), and what to do about it."""
 
-    type: str = Field(description="What kind of problem, as a stable relative URI.")
+    type: str = Field(description="The kind of problem, as a stable relative URI.")
     title: str
     status: int
-    detail: str = Field(description="What is wrong and what to do, in a sentence.")
+    detail: str = Field(description="A sentence that says what is wrong and what to do.")
     instance: str = Field(description="Path of the request.")
     request_id: str

@@ -1,4 +1,4 @@
-"""A client of the service, with and without asyncio.
+"""Clients of the service, for threads and for asyncio.
 
     from agegender import Client
 
@@ -6,18 +6,18 @@
         for face in client.predict("photo.jpg").faces:
             print(face.age.years, face.gender.label)
 
-It raises:
+The clients raise:
 
     AgeGenderError
-    ├── BadRequest       the image or an option is not accepted; do not repeat the request
+    ├── BadRequest       the image or an option is invalid; do not repeat the request
     ├── Refused          the API key is missing or wrong, or the rate limit is reached
     ├── Busy             the service is at capacity or shutting down; try again later
-    ├── Defect           the service failed; its log holds more under `problem.request_id`
-    └── Unreachable      the service is not at that address, or the connection failed
-        └── TimedOut     there was no answer in time
+    ├── Defect           the service failed; its log has the details under `problem.request_id`
+    └── Unreachable      the service is not at this address, or the connection failed
+        └── TimedOut     the service did not answer in time
 
 `str(error)` says what is wrong and what to do. `error.problem` is the problem document (`agegender.answers.Problem`),
-or None where there was no answer.
+or None if there was no answer.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from agegender.answers import BatchAnswer, HealthAnswer, ModelsAnswer, Predictio
 from agegender.inputs import Channels, Options, Photograph, file_or_pixels
 
 LONGEST_WAIT = 60.0
-"""Seconds. A request is not repeated where the service asks to wait for longer than that."""
+"""Seconds. If Retry-After asks for a longer wait, the request is not repeated."""
 
 _CONNECT_TIMEOUT = 5.0
-# Random, so that callers that were refused together do not come back together.
+# Random, so that callers that were refused at the same time do not retry at the same time.
 _BACKOFF = tenacity.wait_random_exponential(multiplier=1)
 _CONNECTION_FAILED = (
     httpx.NetworkError,
@@ -54,7 +54,7 @@ A = TypeVar("A", bound=BaseModel)
 
 
 class AgeGenderError(Exception):
-    """Base class of all that the clients raise; `retry_after` are the seconds that the service asks to wait."""
+    """Base class of the clients' exceptions. `retry_after` is the wait in seconds that the service asks for."""
 
     def __init__(
         self, message: str, problem: Problem | None = None, retry_after: float | None = None
@@ -68,7 +68,7 @@ class AgeGenderError(Exception):
 
 
 class BadRequest(AgeGenderError):
-    """The image or an option is not accepted; do not repeat the request."""
+    """The image or an option is invalid; do not repeat the request."""
 
 
 class Refused(AgeGenderError):
@@ -80,23 +80,24 @@ class Busy(AgeGenderError):
 
 
 class Defect(AgeGenderError):
-    """The service failed; its log holds more under `problem.request_id`."""
+    """The service failed; its log has the details under `problem.request_id`."""
 
 
 class Unreachable(AgeGenderError):
-    """The service is not at that address, or the connection failed."""
+    """The service is not at this address, or the connection failed."""
 
 
 class TimedOut(Unreachable):
-    """There was no answer in time."""
+    """The service did not answer in time."""
 
 
 class Client:
-    """A client of the service at `url`, such as http://localhost:8000. Threads may share it.
+    """A client of the service at `url`, such as http://localhost:8000. Threads may share a client.
 
-    Failed connections and answers of status 429 and 503 are tried again, up to `retries` times: with exponential
-    backoff, and not before the time that `Retry-After` says. That is safe, since a request changes nothing in the
-    service. `timeout` is the longest time without progress, in seconds. Raises Unreachable for an invalid `url`.
+    A request is repeated up to `retries` times if the connection fails or the status is 429 or 503: with exponential
+    backoff, and not before the time in `Retry-After`. This is safe, because no request changes the service's state.
+    `timeout` is httpx's: the maximum number of seconds without progress. Raises Unreachable for an invalid `url`, and
+    Refused for an invalid `api_key`.
     """
 
     def __init__(
@@ -110,10 +111,10 @@ class Client:
     ) -> Prediction:
         """Estimate age and gender of the faces in one photograph: a path, the bytes of a file, or an array.
 
-        An array needs `channels` and is sent as PNG. Raises AgeGenderError, OSError where a file cannot be read, and
-        ValueError or TypeError where `photograph` is not an image.
+        An array, (height, width, 3) uint8, needs `channels` and is sent as PNG. Raises AgeGenderError, OSError if a
+        file cannot be read, and ValueError or TypeError if `photograph` is invalid.
         """
-        return self._ask(_prediction(photograph, channels, options))
+        return self._send(_prediction(photograph, channels, options))
 
     def predict_batch(
         self,
@@ -122,21 +123,21 @@ class Client:
         channels: Channels | None = None,
         **options: Unpack[Options],
     ) -> BatchAnswer:
-        """Estimate age and gender of the faces in up to 32 photographs with one request.
+        """Estimate age and gender of the faces in 1 to 32 photographs with one request.
 
         The results are in the order of the photographs, each a prediction or a problem. An image with a problem of
-        status 503 was not processed: send it again. Raises as `predict` does where the whole batch fails.
+        status 503 was not processed: send it again. If the whole batch fails, raises the exceptions of `predict`.
         """
-        return self._ask(_batch(photographs, channels, options))
+        return self._send(_batch(photographs, channels, options))
 
     def models(self) -> ModelsAnswer:
         """List the models of the service with their measured figures. Raises AgeGenderError."""
-        return self._ask(_MODELS)
+        return self._send(_MODELS)
 
     def ready(self) -> bool:
-        """Check once whether the service takes predictions. Raises AgeGenderError if it is another server."""
+        """Check once whether the service accepts predictions. Raises AgeGenderError if `url` is another server's."""
         try:
-            return _is_ready(self._http.request(_READY.method, _READY.path))
+            return _is_ready(self._http.get(_READY.path))
         except httpx.RequestError:
             return False
 
@@ -150,11 +151,11 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, request: _Request[A]) -> A:
-        answer: A = tenacity.Retrying(**self._retrying)(self._ask_once, request)
+    def _send(self, request: _Request[A]) -> A:
+        answer: A = tenacity.Retrying(**self._retrying)(self._send_once, request)
         return answer
 
-    def _ask_once(self, request: _Request[A]) -> A:
+    def _send_once(self, request: _Request[A]) -> A:
         try:
             return request.read(self._http.request(request.method, request.path, **request.content))
         except httpx.RequestError as failure:
@@ -162,7 +163,7 @@ class Client:
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same methods, awaited."""
+    """`Client` for asyncio: the same methods as coroutines."""
 
     def __init__(
         self, url: str, *, api_key: str | None = None, timeout: float = 60.0, retries: int = 4
@@ -174,7 +175,7 @@ class AsyncClient:
         self, photograph: Photograph, *, channels: Channels | None = None, **options: Unpack[Options]
     ) -> Prediction:
         """See `Client.predict`."""
-        return await self._ask(await asyncio.to_thread(_prediction, photograph, channels, options))
+        return await self._send(await asyncio.to_thread(_prediction, photograph, channels, options))
 
     async def predict_batch(
         self,
@@ -184,16 +185,16 @@ class AsyncClient:
         **options: Unpack[Options],
     ) -> BatchAnswer:
         """See `Client.predict_batch`."""
-        return await self._ask(await asyncio.to_thread(_batch, photographs, channels, options))
+        return await self._send(await asyncio.to_thread(_batch, photographs, channels, options))
 
     async def models(self) -> ModelsAnswer:
         """See `Client.models`."""
-        return await self._ask(_MODELS)
+        return await self._send(_MODELS)
 
     async def ready(self) -> bool:
         """See `Client.ready`."""
         try:
-            return _is_ready(await self._http.request(_READY.method, _READY.path))
+            return _is_ready(await self._http.get(_READY.path))
         except httpx.RequestError:
             return False
 
@@ -207,38 +208,38 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _ask(self, request: _Request[A]) -> A:
-        return await tenacity.AsyncRetrying(**self._retrying)(self._ask_once, request)
+    async def _send(self, request: _Request[A]) -> A:
+        return await tenacity.AsyncRetrying(**self._retrying)(self._send_once, request)
 
-    async def _ask_once(self, request: _Request[A]) -> A:
+    async def _send_once(self, request: _Request[A]) -> A:
         try:
             return request.read(await self._http.request(request.method, request.path, **request.content))
         except httpx.RequestError as failure:
             raise _unreachable(failure) from failure
 
 
-# What both clients share: all but sending and waiting.
+# Both clients share everything below: all but sending and waiting.
 
 
 def _connection(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
     """Return the arguments of httpx's clients. Raises Unreachable or Refused."""
     try:
         parsed = httpx.URL(url)
-        parsed.host.encode("idna")  # as the look-up will encode it
+        parsed.host.encode("idna")  # as the DNS lookup does
     except (httpx.InvalidURL, UnicodeError):
         parsed = httpx.URL("")
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise Unreachable(f"The address of the service must be like http://localhost:8000, not {url!r}.")
+        raise Unreachable(f"The URL of the service must be like http://localhost:8000, not {url!r}.")
     return {
         "base_url": parsed,
         "headers": {} if api_key is None else {"X-API-Key": _header(api_key)},
         "timeout": httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
-        "limits": httpx.Limits(max_connections=None),  # as many as the caller has threads or tasks
+        "limits": httpx.Limits(max_connections=None),  # one for each thread or task of the caller
     }
 
 
 def _header(api_key: str) -> bytes:
-    """Encode a key, which may hold letters beyond ASCII. A key read from a file may end with a line break."""
+    """Encode a key, which may have letters beyond ASCII and, if it was read from a file, a final line break."""
     value = api_key.strip().encode(errors="surrogateescape")
     if any((byte < ord(" ") and byte != ord("\t")) or byte == 0x7F for byte in value):
         raise Refused("The API key contains control characters: it must be one line of text.")
@@ -248,15 +249,15 @@ def _header(api_key: str) -> bytes:
 def _retrying(retries: int) -> dict[str, Any]:
     """Return the arguments of tenacity's classes."""
     return {
-        "retry": tenacity.retry_if_exception(_may_pass),
+        "retry": tenacity.retry_if_exception(_is_temporary),
         "wait": lambda state: (state.outcome.exception().retry_after or 0) + _BACKOFF(state),
         "stop": tenacity.stop_after_attempt(1 + retries),
         "reraise": True,
     }
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Whether the same request may succeed soon."""
+def _is_temporary(error: BaseException) -> bool:
+    """Whether the same request may succeed within `LONGEST_WAIT`."""
     if not isinstance(error, AgeGenderError):
         return False
     if error.problem is None:
@@ -274,7 +275,7 @@ class _Request(Generic[A]):
     content: dict[str, Any] = field(default_factory=dict)
 
     def read(self, response: httpx.Response) -> A:
-        """Parse an answer; raises AgeGenderError."""
+        """Parse a response. Raises AgeGenderError."""
         if not response.is_success:
             raise _error(response)
         try:
@@ -308,7 +309,7 @@ def _batch(
 def _name(photograph: Photograph, number: int) -> str:
     if not isinstance(photograph, str | os.PathLike):
         return f"photograph {number}"
-    # The name of a file may hold bytes that are not UTF-8, which a header cannot carry.
+    # File names may have bytes that are not UTF-8, which a header cannot have.
     return os.path.basename(photograph).encode(errors="replace").decode()
 
 
@@ -316,7 +317,7 @@ def _file(photograph: Photograph, channels: Channels | None) -> bytes:
     data = file_or_pixels(photograph, channels)
     if isinstance(data, bytes):
         return data
-    import cv2  # only arrays need it, and it is slow to import
+    import cv2  # slow to import, and only arrays need it
 
     return cv2.imencode(".png", data)[1].tobytes()
 
@@ -326,15 +327,15 @@ def _query(options: Options) -> dict[str, Any]:
 
 
 def _is_ready(response: httpx.Response) -> bool:
-    if response.status_code in (502, 503, 504):  # also from a proxy with no service behind it
+    if response.status_code in (502, 503, 504):  # from the service, or from a proxy that cannot reach it
         return False
     return _READY.read(response).status == "ready"
 
 
 def _error(response: httpx.Response) -> AgeGenderError:
-    """Return the exception for an answer of status 3xx, 4xx or 5xx."""
+    """Return the exception for a response of status 3xx, 4xx or 5xx."""
     try:
-        problem = Problem.model_validate({**_unknown(response), **response.json()})
+        problem = Problem.model_validate({**_defaults(response), **response.json()})
     except (TypeError, ValueError):  # not a JSON object, or not a problem document
         return _not_the_service(response)
     kind: type[AgeGenderError]
@@ -351,15 +352,15 @@ def _error(response: httpx.Response) -> AgeGenderError:
 def _not_the_service(response: httpx.Response) -> Unreachable:
     title, url = response.reason_phrase, response.url.copy_with(query=None, userinfo=b"")
     message = (
-        f"The server at {url} is not this service, or another version of it (it answered {response.status_code} "
-        f"{title}): check the address, and any proxy in between."
+        f"The server at {url} is not this service, or another version of it (status {response.status_code} {title}): "
+        "check the URL, and any proxy in between."
     )
-    problem = Problem.model_validate({**_unknown(response), "title": title, "detail": message})
+    problem = Problem.model_validate({**_defaults(response), "title": title, "detail": message})
     return Unreachable(message, problem, _retry_after(response))
 
 
-def _unknown(response: httpx.Response) -> dict[str, Any]:
-    """Return the members of a problem document that other servers may leave out."""
+def _defaults(response: httpx.Response) -> dict[str, Any]:
+    """Return values for the members that other servers may omit from their problem documents."""
     return {
         "type": "about:blank",
         "status": response.status_code,
@@ -373,16 +374,16 @@ def _unreachable(failure: httpx.RequestError) -> Unreachable:
     url = failure.request.url.copy_with(raw_path=b"/", userinfo=b"")
     if isinstance(failure, httpx.TimeoutException):
         return TimedOut(
-            f"The service at {url} has not answered in time: check its load, or use a longer timeout."
+            f"The service at {url} did not answer in time: check its load, or use a longer timeout."
         )
     return Unreachable(
-        f"The service at {url} cannot be reached ({str(failure) or type(failure).__name__}): check that it runs, and "
-        "that this is its address."
+        f"The service at {url} cannot be reached ({str(failure) or type(failure).__name__}): check that it is running, "
+        "and that this is its URL."
     )
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Return the seconds that `Retry-After` asks to wait; it holds seconds or a date."""
+    """Return the wait in seconds that `Retry-After` asks for, as seconds or as a date."""
     value = response.headers.get("Retry-After", "")
     if value.isascii() and value.isdigit():
         return float(value)

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line, on standard error."""
+"""The log: one JSON object per line, on standard error."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import logging
 from typing import Any
 
-# json.dumps makes a new encoder at each call that sets an option.
+# json.dumps would create a new encoder for each call, because of the option.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record: time, level, message, whatever `extra={"fields": ...}` holds, traceback."""
+    """Formats a record as a JSON object: time, level, message, the fields of `extra={"fields": ...}`, traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a line of JSON."""
@@ -33,12 +33,12 @@ LOGGING: dict[str, Any] = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "loggers": {
         "agegender": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
-        # Start and stop. Its access log is off: ours says more.
+        # Start and stop. Its access log is off: the one of api/request_log.py says more.
         "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
-        # It quotes what a caller sent in its warnings; the refusal is in our own log.
+        # Its warnings quote what the caller sent. The request log has the refusal.
         "python_multipart": {"level": "ERROR"},
     },
-    # What any other library logs becomes JSON as well.
+    # Records of all other libraries become JSON too.
     "root": {"handlers": ["stderr"], "level": "WARNING"},
 }
-"""For `logging.config.dictConfig`, or as uvicorn's `log_config`."""
+"""Configuration for `logging.config.dictConfig` and for uvicorn's `log_config`."""

@@ -26,15 +26,15 @@ __all__ = [
 
 
 class Predictor:
-    """Estimates age and gender of the faces in photographs. Threads may share it.
+    """Estimates age and gender of the faces in photographs. Threads may share a predictor.
 
         from agegender import Predictor
 
         for face in Predictor().predict("photo.jpg").faces:
             print(face.age.years, face.gender.label)
 
-    `settings` are those of the service, by default from the environment. Each call uses one core, on the thread that
-    calls; to use all cores, call it from several threads. Raises ModelsInvalid or DetectorFileError.
+    `settings` are the settings of the service, by default from the environment. Each call uses one core, on the
+    calling thread: to use all cores, call it from several threads. Raises ModelsInvalid or DetectorFileError.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -48,9 +48,10 @@ class Predictor:
     ) -> Prediction:
         """Estimate age and gender of the faces in one photograph: a path, the bytes of a file, or an array.
 
-        An array needs `channels`, the order of its colours. Raises ImageUnreadable, ImageTooLarge, UnknownModel,
-        DetectorUnavailable, OSError where a file cannot be read, and ValueError or TypeError for an
-        invalid option or array.
+        An array has shape (height, width, 3) and type uint8, and needs `channels`, the order of its colours.
+
+        Raises ImageUnreadable, ImageTooLarge, UnknownModel, DetectorUnavailable, OSError if a file cannot be read, and
+        ValueError or TypeError for an invalid option or array.
         """
         query = PredictQuery(**options)
         image = file_or_pixels(photograph, channels)
@@ -59,12 +60,10 @@ class Predictor:
         return self._pipeline().predict(image, **{**query.model_dump(), "model": model})
 
     def _pipeline(self) -> Pipeline:
-        """Return the pipeline of this thread: threads cannot share Haar's detector."""
+        """Return this thread's pipeline: threads cannot share Haar's detector."""
         if not hasattr(self._of_thread, "pipeline"):
             self._of_thread.pipeline = Pipeline(
-                self._catalogue,
-                yunet=self._yunet,
-                max_image_memory=self._settings.max_image_memory,
+                self._catalogue, yunet=self._yunet, max_image_memory=self._settings.max_image_memory
             )
         pipeline: Pipeline = self._of_thread.pipeline
         return pipeline

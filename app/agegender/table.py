@@ -1,4 +1,4 @@
-"""Answers as rows of a table, a row for each face: for CSV and Parquet."""
+"""Predictions as rows of a table, one row per face, for CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ COLUMNS: dict[str, type] = {
     "gender": str,
     "gender_probability": float,
 }
-"""Names and types, a list being of numbers; a value may be missing, but for `filename`."""
+"""Names and types of the columns; a list is one of floats. Every value except `filename` may be missing."""
 
 
 def rows(filename: str, outcome: Prediction | str) -> Iterator[dict[str, Any]]:
-    """A row for each face; one row without a box for an image without faces, or with an `error`."""
+    """Yield a row for each face. An image without faces, or with an `error`, gets one row without a box."""
     if isinstance(outcome, str):
         yield {"filename": filename, "error": outcome}
         return

@@ -414,7 +414,7 @@ BOTH = (ASTRONAUT, GRACE_HOPPER)
     [
         (("predict", "--model=Z", *BOTH), {}, r"There is no such model; there are: age_gender_A, age_gender_B\."),
         (("predict", "--detector=yunet", *BOTH), {}, "The detector yunet is not installed here: use auto or haar"),
-        (("predict", "--url=localhost:8000", *BOTH), {}, "The address of the service must be like http://localhost"),
+        (("predict", "--url=localhost:8000", *BOTH), {}, "The URL of the service must be like http://localhost"),
         (("predict", f"--url={PROXY}", *BOTH), {}, f"The service at {PROXY}/ cannot be reached "),
         (("models",), {"AGEGENDER_MODELS": "nowhere"}, "There is no models folder "),
         (("models",), {"AGEGENDER_QUEUE_TIMEOUT": "soon"}, r"The setting AGEGENDER_QUEUE_TIMEOUT \(--queue-timeout\)"),

@@ -91,7 +91,7 @@ def test_the_client_goes_on_after_a_file_that_is_no_photograph(server: Server) -
 def test_the_client_refuses_an_invalid_address_in_a_sentence() -> None:
     ended = run([sys.executable, EXAMPLES / "with_client.py"], ASTRONAUT)
     assert ended.returncode == 1
-    sentence = f"The address of the service must be like http://localhost:8000, not {str(ASTRONAUT)!r}."
+    sentence = f"The URL of the service must be like http://localhost:8000, not {str(ASTRONAUT)!r}."
     assert ended.stderr == f"{sentence}\n"
 
 

@@ -102,8 +102,8 @@ PARAMETER_INVALID = Kind(
     "parameter-invalid",
     422,
     "Parameter invalid",
-    "The query parameter max_faces is not valid. A whole number from 1 to 100: the most faces in an answer. "
-    "The largest are kept.",
+    "The query parameter max_faces is not valid. A whole number from 1 to 100: the maximum number of faces in the "
+    "answer. The largest are kept.",
 )
 DETECTOR_UNAVAILABLE = Kind(
     "detector-unavailable",
