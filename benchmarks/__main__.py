@@ -39,7 +39,7 @@ def main(
     """Measure the service on this machine, and print tables."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # like an interrupt: stop the servers
     # Wide enough for the tables if the output goes to a file.
-    out = Console(width=None if Console().is_terminal else 140, highlight=False)
+    out = Console(width=None if Console().is_terminal else 160, highlight=False)
     out.print(
         f"{_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, "
         f"onnxruntime {version('onnxruntime')}, opencv-python-headless {version('opencv-python-headless')}"
