@@ -35,7 +35,7 @@ _RISES = np.array([0.02, 0.03] * 4)
 
 # A face is searched in squares of 1.5 times its size, four in a single run of the network, and at last in a larger one,
 # for better landmarks. It must be near the middle of its square, as a share of the side.
-_SQUARE = (128, 1.5)
+_SQUARE = (96, 1.5)
 _LAST_SQUARE = (192, 2.0)
 _NEAR = 0.2
 
