@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,16 @@ def test_no_key_is_ever_logged(bare_server: Server, keys: tuple[str, str]) -> No
 
 
 def test_a_key_may_have_any_letters(models_folder: Path) -> None:
-    with LocalService(Settings(models=models_folder, workers=1, api_keys="ein-schlüssel, ключ")) as server:
-        for key, status in (("ein-schlüssel", 200), ("ключ", 200), ("ein-schlussel", 401)):
-            answer = server.client.get("/models", headers={"X-API-Key": key.encode()})
+    latin = "clé".encode("latin-1")
+    keys = f"ein-schlüssel, ключ, {os.fsdecode(latin)}"  # as Python reads an environment variable
+    with LocalService(Settings(models=models_folder, workers=1, api_keys=keys)) as server:
+        for key, status in (
+            ("ein-schlüssel".encode(), 200),
+            ("ключ".encode(), 200),
+            (latin, 200),
+            (b"ein-schlussel", 401),
+        ):
+            answer = server.client.get("/models", headers={"X-API-Key": key})
             assert answer.status_code == status
 
 

@@ -20,7 +20,11 @@ class ApiKeys:
     """The valid keys. Only their digests are kept."""
 
     def __init__(self, comma_separated: SecretStr) -> None:
-        self._digests = [_digest(key.encode()) for key in listed(comma_separated.get_secret_value())]
+        # An environment variable may have bytes that are not UTF-8: Python has read them as surrogates.
+        self._digests = [
+            _digest(key.encode(errors="surrogateescape"))
+            for key in listed(comma_separated.get_secret_value())
+        ]
 
     def check(self, sent: str | None) -> bytes | None:
         """Return the digest of the key sent, or None if the operator set no keys. Raises a 401 for any other key."""
