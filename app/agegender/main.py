@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import sys
@@ -76,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.rate_limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
     app.state.metrics = metrics.Metrics()
     _add_middleware(app, settings.cors_origins, settings.traces)
-    app.add_middleware(_StartupMessage)
+    app.add_middleware(_LifespanMessages)
     app.include_router(predict.router)
     app.include_router(models.router, dependencies=[Depends(check_caller)])
     app.include_router(health.router)
@@ -157,8 +158,8 @@ class _App(FastAPI):
         return document
 
 
-class _StartupMessage:
-    """ASGI middleware that reports a failed start to the server by a message instead of a traceback."""
+class _LifespanMessages:
+    """ASGI middleware that reports a failed start or a forced stop to the server by a message without a traceback."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -167,6 +168,8 @@ class _StartupMessage:
         async def send_message(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed" and isinstance(sys.exception(), CANNOT_START):
                 message = {**message, "message": str(sys.exception())}
+            elif isinstance(sys.exception(), asyncio.CancelledError):  # by the server, at a second Ctrl+C
+                message = {**message, "message": "stopped without finishing the accepted requests"}
             await send(message)
 
         await self._app(scope, receive, send_message if scope["type"] == "lifespan" else send)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -152,3 +153,17 @@ def test_what_is_unfinished_when_the_time_to_finish_is_over_is_told_so(
     server.wait_for_line("stopped with unfinished requests after 1 seconds")
     assert "Traceback" not in server.log()
     assert "terminate called" not in server.log()  # as C++ says where a worker's thread is torn down
+
+
+def test_a_second_interrupt_stops_at_once_and_without_a_traceback(
+    models_folder: Path, empty_cache: Path
+) -> None:
+    with serving(models_folder, empty_cache, "--workers=1", f"--drain-timeout={PATIENCE}") as server:
+        late = Upload(server, length=len(IMAGE), content_type="image/png", **{"X-Request-ID": "late"})
+        late.send(IMAGE[:-1])
+        server.process.send_signal(signal.SIGINT)
+        server.wait_for_line("Waiting for connections to close")
+        server.process.send_signal(signal.SIGINT)
+        check_problem(late.answer(), 503, "shutting-down")
+        assert server.end() == 0
+    assert "Traceback" not in server.log()
