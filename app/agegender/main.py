@@ -64,8 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="Each model has its own licence, some for non-commercial research only: see `GET /models`.",
         version=version("agegender"),
         lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
+        openapi_url=None,  # FastAPI's route ignores unknown query parameters; api/page.py has one that does not
         # A redirect would go to any host that the caller puts into the Host header.
         redirect_slashes=False,
         # FastAPI's traces would contain whole paths; api/traces.py makes traces without them.

@@ -50,7 +50,8 @@ def test_a_parameter_that_is_out_of_range_repeated_or_unknown_is_a_422(
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/models", "/models/age_gender_B", "/health/live", "/health/ready", "/metrics"]
+    "path",
+    ["/", "/openapi.json", "/models", "/models/age_gender_B", "/health/live", "/health/ready", "/metrics"],
 )
 def test_what_takes_no_parameter_says_so(server: Server, path: str) -> None:
     detail = check_problem(server.client.get(f"{path}?verbose=1"), 422, "parameter-invalid", path)

@@ -1,11 +1,17 @@
-"""GET /, a page to try the service by hand, and GET /docs, the interactive reference. They load only own files."""
+"""GET /, a page to try the service by hand, GET /docs, the interactive reference, and GET /openapi.json.
+
+The pages load only own files.
+"""
 
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
 
+from agegender.api.query import NoQuery
 from agegender.api.static_files import file_router
 
 _FOLDER = files("agegender") / "page"
@@ -44,5 +50,11 @@ def page_router() -> APIRouter:
 
 
 def docs_router() -> APIRouter:
-    """Return the routes of the interactive reference: Swagger UI, whose icons are `data:` URLs."""
-    return file_router(_DOCS, {"Content-Security-Policy": _SELF_ONLY + "img-src 'self' data:"})
+    """Return the routes of the interactive reference: Swagger UI, whose icons are `data:` URLs, and its document."""
+    router = file_router(_DOCS, {"Content-Security-Policy": _SELF_ONLY + "img-src 'self' data:"})
+    router.get("/openapi.json")(_openapi_document)
+    return router
+
+
+async def _openapi_document(request: Request, _: Annotated[NoQuery, Query()]) -> JSONResponse:
+    return JSONResponse(request.app.openapi())
