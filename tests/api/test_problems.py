@@ -96,9 +96,9 @@ def test_a_path_that_is_not_there_is_a_404(server: Server, path: str) -> None:
     [
         ("GET", "/predict", "POST"),
         ("DELETE", "/predict/batch", "POST"),
-        ("POST", "/models", "GET"),
-        ("PUT", "/models/age_gender_B", "GET"),
-        ("PATCH", "/health/ready", "GET"),
+        ("POST", "/models", "GET, HEAD"),
+        ("PUT", "/models/age_gender_B", "GET, HEAD"),
+        ("PATCH", "/health/ready", "GET, HEAD"),
     ],
 )
 def test_a_method_that_a_path_does_not_take_is_a_405_that_lists_those_it_takes(

@@ -213,9 +213,10 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def routing_error(request: Request, error: HTTPException) -> Response:
-        if error.status_code == 405:
+        if error.status_code == 405 and error.headers:
             detail = f"This path does not support {request.method}: use a method that the header Allow lists."
-            return response_to(ApiError(METHOD_NOT_ALLOWED, detail, error.headers), request)
+            allow = error.headers["Allow"].replace("GET", "GET, HEAD")  # request_log.py turns HEAD into GET
+            return response_to(ApiError(METHOD_NOT_ALLOWED, detail, {"Allow": allow}), request)
         return response_to(ApiError(NOT_FOUND), request)
 
     @app.exception_handler(RequestValidationError)
