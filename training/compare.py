@@ -38,28 +38,39 @@ def compare(models: Path, faces: Faces, originals: dict[str, list[Path]]) -> lis
     """Measure every model and the peer, which pip installs, on each data set in `originals` (archives or folders).
 
     The models see the prepared test faces; the peer sees the original files of the same and finds the faces itself.
-    Raises TrainingError if it cannot be installed or fails.
+    Raises TrainingError if originals are missing, or if the peer cannot be installed or fails.
     """
     measured: dict[str, Measured] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        _, megabytes = _install(Path(folder), str(_REPOSITORY))
-    for model in load_catalogue(models):
-        outcomes = evaluate.measure(model.session, model.variant, faces)
-        crops = np.asarray(faces.crops[faces.indices(TEST)[:_TIMED]])
-        started = time.perf_counter()
-        for crop in crops:
-            model.session.run(crop[None])
-        milliseconds = 1000 * (time.perf_counter() - started) / len(crops)
-        measured[model.variant.id] = outcomes, milliseconds, megabytes
     with ExitStack() as folders:
-        files: dict[str, list[Path]] = {}
-        for dataset, paths in originals.items():
-            opened = [folders.enter_context(as_folder(path)) for path in paths]
-            photographs = [photo for part in opened for photo in photographs_of(dataset, part, faces, TEST)]
-            where = {photo.name: photo.path for photo in photographs}
-            files[dataset] = [where[name] for name in faces.name[faces.indices(TEST, dataset)].tolist()]
+        files = {
+            dataset: _files(dataset, [folders.enter_context(as_folder(path)) for path in paths], faces)
+            for dataset, paths in originals.items()
+        }
+        megabytes = _install(Path(folders.enter_context(tempfile.TemporaryDirectory())), str(_REPOSITORY))[1]
+        for model in load_catalogue(models):
+            outcomes = evaluate.measure(model.session, model.variant, faces)
+            crops = np.asarray(faces.crops[faces.indices(TEST)[:_TIMED]])
+            started = time.perf_counter()
+            for crop in crops:
+                model.session.run(crop[None])
+            milliseconds = 1000 * (time.perf_counter() - started) / len(crops)
+            measured[model.variant.id] = outcomes, milliseconds, megabytes
         measured[PEER] = _peer(faces, files)
     return [_table(dataset, measured) for dataset in originals]
+
+
+def _files(dataset: str, folders: list[Path], faces: Faces) -> list[Path]:
+    """The original files of a data set's prepared test faces, in their order."""
+    photographs = [photo for folder in folders for photo in photographs_of(dataset, folder, faces, TEST)]
+    paths = {photo.name: photo.path for photo in photographs}
+    names = faces.name[faces.indices(TEST, dataset)].tolist()
+    missing = [name for name in names if name not in paths]
+    if missing:
+        raise TrainingError(
+            f"{len(missing):,} prepared faces, such as {missing[0]}, are not in the archives: name every archive of "
+            f"{NAMES[dataset]} that was prepared."
+        )
+    return [paths[name] for name in names]
 
 
 def _table(dataset: str, measured: dict[str, Measured]) -> Table:

@@ -94,3 +94,13 @@ def test_what_comes_before_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert fail("evaluate", "age_gender_A").startswith("There is no models folder ")
     said = fail("evaluate", "age_gender_A", "--models", ROOT / "models")
     assert said == "data/cache holds no prepared faces: run `python -m training prepare` first."
+
+
+def test_archives_that_lack_prepared_faces_are_not_compared_on(tmp_path: Path) -> None:
+    write_chips(tmp_path / "chips", 100)
+    chips = ("--utkface", tmp_path / "chips", "--cache", tmp_path / "cache")
+    assert CliRunner().invoke(app, ["prepare", *map(str, chips)]).exit_code == 0
+    for chip in sorted((tmp_path / "chips").iterdir())[:50]:
+        chip.unlink()
+    said = fail("compare", *chips, "--models", ROOT / "models")
+    assert "are not in the archives: name every archive of UTKFace" in said
