@@ -97,7 +97,7 @@ def test_a_file_that_is_gone_is_an_error_of_its_own(album: Path) -> None:
 
 @pytest.mark.parametrize("nested", [False, True], ids=["bytes", "bytes in a field, as at Hugging Face"])
 def test_images_of_parquet_files_are_named_by_their_row(tmp_path: Path, nested: bool) -> None:
-    path = tmp_path / "set.parquet"
+    path = tmp_path / "set.Parquet"
     encoded = [png(grey(number % 250)) if number else None for number in range(700)]
     column = [image and {"bytes": image, "path": "x.png"} for image in encoded] if nested else encoded
     pq.write_table(pa.table({"id": range(700), "picture": column}), path, row_group_size=450)

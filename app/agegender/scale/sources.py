@@ -140,7 +140,7 @@ def plan(sources: Iterable[Source], column: str | None) -> Iterator[list[Part]]:
     for number, source in enumerate(sources):
         files: list[Part] = []
         for info in source.find():
-            if info.path.endswith(PARQUET):
+            if info.path.lower().endswith(PARQUET):
                 for part in _row_ranges(number, source, info.path, column):
                     seen += part.images
                     yield [part]
