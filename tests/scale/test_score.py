@@ -116,6 +116,22 @@ def test_a_full_disk_ends_it_and_nothing_is_lost(run: Run, album: Path, tmp_path
     assert len(names(tmp_path / "out")) == 4
 
 
+@pytest.mark.parametrize("address", ["auto", "nonsense", "127.0.0.1:1"])
+def test_a_cluster_that_is_not_there_ends_it(run: Run, album: Path, tmp_path: Path, address: str) -> None:
+    pytest.importorskip("ray", reason="needs Ray: `make test-scale` runs these tests")
+    ended = run(
+        "score",
+        album,
+        "--output",
+        tmp_path / "out",
+        f"--ray={address}",
+        RAY_gcs_rpc_server_connect_timeout_s="1",
+        RAY_py_gcs_connect_timeout_s="1",
+    )
+    assert ended.returncode == 1
+    assert f"agegender: No Ray cluster can be reached at {address} (" in ended.stderr
+
+
 @pytest.fixture(params=["processes", "ray"])
 def where(request: pytest.FixtureRequest) -> list[str]:
     """Options that make workers processes of this machine, or actors of a cluster."""

@@ -224,7 +224,13 @@ def _on_ray(results: Results, workers: int | None, address: str) -> Iterator[dic
     import ray
     import ray.data
 
-    ray.init(address, log_to_driver=False)
+    if address != "local":
+        # One attempt, which takes 40 seconds: Ray would make 20 of them.
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
+    try:
+        ray.init(address, log_to_driver=False)
+    except (ConnectionError, ValueError) as error:
+        raise ScoreError(f"No Ray cluster can be reached at {address} ({error}).") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     actors = workers or int(ray.cluster_resources()["CPU"])
     shards = [{"id": shard} for shard in results.pending]
