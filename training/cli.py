@@ -320,8 +320,9 @@ def _print_outcomes(outcomes: list[Outcome]) -> None:
 
 def _print(table: Table) -> None:
     grid = Grid(*table.columns, title=table.title, title_justify="left")
-    for column in grid.columns[1:]:
-        column.justify, column.overflow = "right", "fold"
+    for number, column in enumerate(grid.columns):
+        column.justify = "left" if number == 0 else "right"
+        column.overflow = "fold"  # abbreviated, the names of the models look alike
     for row in table.rows:
         grid.add_row(*row)
     out.print(grid)
