@@ -93,7 +93,7 @@ def test_a_port_is_free_or_taken_or_this_service_s_own(
             examine(models_folder, metrics_port=port), f"port {port} (Address already in use)"
         )
         assert state == "wrong"
-        assert "choose another by --metrics-port (AGEGENDER_METRICS_PORT)" in text
+        assert "--metrics-port (AGEGENDER_METRICS_PORT)" in text
 
 
 def test_the_metrics_port_of_this_service_is_its_own(models_folder: Path, empty_cache: Path) -> None:
