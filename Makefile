@@ -64,19 +64,20 @@ UTKFACE ?= data/UTKFace.tar.gz
 FAIRFACE ?= data/fairface.tar.gz
 IMAGENET ?= imagenet
 TRAIN := $(BIN)/python -m training
-MAKE_MODEL = $(TRAIN) make $(1) --utkface $(UTKFACE) $(FAIRFACE:%=--fairface %) --imagenet $(IMAGENET) \
+define MAKE_MODEL
+$(if $(YUNET),,$(BIN)/agegender fetch-detector)
+$(TRAIN) make $(1) --utkface $(UTKFACE) $(FAIRFACE:%=--fairface %) --imagenet $(IMAGENET) \
   $(if $(RECOGNIZER),--recognizer $(RECOGNIZER)) $(if $(YUNET),--yunet $(YUNET))
+endef
 
 models: model-A model-B model-C ## Make the models anew: UTKFACE=... FAIRFACE="... ..." RECOGNIZER=...
 
 model-A model-B model-C: $(VENV)/.train
-	$(if $(YUNET),,$(BIN)/agegender fetch-detector)
 	$(call MAKE_MODEL,$(@:model-%=%))
 
 model-C: runs/C_first/age_gender_C_first.keras
 
 runs/C_first/age_gender_C_first.keras: | $(VENV)/.train
-	$(if $(YUNET),,$(BIN)/agegender fetch-detector)
 	$(call MAKE_MODEL,C_first) --models $(@D)
 
 compare: $(VENV)/.train ## Measure the models and a package with weights of its own on the test images
