@@ -53,8 +53,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.metrics.watch(service)
         yield
         app.state.unfinished = not await service.pool.drain(settings.drain_timeout)
-        if app.state.unfinished:
-            logger.warning("stopped with unfinished requests after %g seconds", settings.drain_timeout)
         if app.state.traces:
             app.state.traces.close()
 
