@@ -23,18 +23,15 @@ or None if there was no answer.
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import os
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, Self, TypeVar, Unpack
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 import tenacity
 from pydantic import BaseModel, ValidationError
 
-from agegender.answers import BatchAnswer, HealthAnswer, ModelsAnswer, Prediction, Problem
+from agegender.answers import BatchAnswer, ModelsAnswer, Prediction, Problem
 from agegender.inputs import Channels, Options, Photograph, file_or_pixels
 
 LONGEST_WAIT = 60.0
@@ -51,6 +48,7 @@ _CONNECTION_FAILED = (
 )
 
 A = TypeVar("A", bound=BaseModel)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class AgeGenderError(Exception):
@@ -103,8 +101,8 @@ class Client:
     def __init__(
         self, url: str, *, api_key: str | None = None, timeout: float = 60.0, retries: int = 4
     ) -> None:
-        self._retrying = _retrying(retries)
         self._http = httpx.Client(**_connection(url, api_key, timeout))
+        self._send = _retrying(self._send_once, retries)
 
     def predict(
         self, photograph: Photograph, *, channels: Channels | None = None, **options: Unpack[Options]
@@ -114,7 +112,7 @@ class Client:
         An array, (height, width, 3) uint8, needs `channels` and is sent as PNG. Raises AgeGenderError, OSError if a
         file cannot be read, and ValueError or TypeError if `photograph` is invalid.
         """
-        return self._send(_prediction(photograph, channels, options))
+        return self._send(_prediction(self._http, photograph, channels, options), Prediction)
 
     def predict_batch(
         self,
@@ -128,18 +126,11 @@ class Client:
         The results are in the order of the photographs, each a prediction or a problem. An image with a problem of
         status 503 was not processed: send it again. If the whole batch fails, raises the exceptions of `predict`.
         """
-        return self._send(_batch(photographs, channels, options))
+        return self._send(_batch(self._http, photographs, channels, options), BatchAnswer)
 
     def models(self) -> ModelsAnswer:
         """List the models of the service with their measured figures. Raises AgeGenderError."""
-        return self._send(_MODELS)
-
-    def ready(self) -> bool:
-        """Check once whether the service accepts predictions. Raises AgeGenderError if `url` is another server's."""
-        try:
-            return _is_ready(self._http.get(_READY.path))
-        except httpx.RequestError:
-            return False
+        return self._send(self._http.build_request("GET", "/models"), ModelsAnswer)
 
     def close(self) -> None:
         """Close the connections."""
@@ -151,13 +142,9 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(self, request: _Request[A]) -> A:
-        answer: A = tenacity.Retrying(**self._retrying)(self._send_once, request)
-        return answer
-
-    def _send_once(self, request: _Request[A]) -> A:
+    def _send_once(self, request: httpx.Request, kind: type[A]) -> A:
         try:
-            return request.read(self._http.request(request.method, request.path, **request.content))
+            return _read(self._http.send(request), kind)
         except httpx.RequestError as failure:
             raise _unreachable(failure) from failure
 
@@ -168,14 +155,15 @@ class AsyncClient:
     def __init__(
         self, url: str, *, api_key: str | None = None, timeout: float = 60.0, retries: int = 4
     ) -> None:
-        self._retrying = _retrying(retries)
         self._http = httpx.AsyncClient(**_connection(url, api_key, timeout))
+        self._send = _retrying(self._send_once, retries)
 
     async def predict(
         self, photograph: Photograph, *, channels: Channels | None = None, **options: Unpack[Options]
     ) -> Prediction:
         """See `Client.predict`."""
-        return await self._send(await asyncio.to_thread(_prediction, photograph, channels, options))
+        request = await asyncio.to_thread(_prediction, self._http, photograph, channels, options)
+        return await self._send(request, Prediction)
 
     async def predict_batch(
         self,
@@ -185,18 +173,12 @@ class AsyncClient:
         **options: Unpack[Options],
     ) -> BatchAnswer:
         """See `Client.predict_batch`."""
-        return await self._send(await asyncio.to_thread(_batch, photographs, channels, options))
+        request = await asyncio.to_thread(_batch, self._http, photographs, channels, options)
+        return await self._send(request, BatchAnswer)
 
     async def models(self) -> ModelsAnswer:
         """See `Client.models`."""
-        return await self._send(_MODELS)
-
-    async def ready(self) -> bool:
-        """See `Client.ready`."""
-        try:
-            return _is_ready(await self._http.get(_READY.path))
-        except httpx.RequestError:
-            return False
+        return await self._send(self._http.build_request("GET", "/models"), ModelsAnswer)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -208,12 +190,9 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _send(self, request: _Request[A]) -> A:
-        return await tenacity.AsyncRetrying(**self._retrying)(self._send_once, request)
-
-    async def _send_once(self, request: _Request[A]) -> A:
+    async def _send_once(self, request: httpx.Request, kind: type[A]) -> A:
         try:
-            return request.read(await self._http.request(request.method, request.path, **request.content))
+            return _read(await self._http.send(request), kind)
         except httpx.RequestError as failure:
             raise _unreachable(failure) from failure
 
@@ -230,30 +209,27 @@ def _connection(url: str, api_key: str | None, timeout: float) -> dict[str, Any]
         parsed = httpx.URL("")
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise Unreachable(f"The URL of the service must be like http://localhost:8000, not {url!r}.")
+    key = (api_key or "").strip()  # a file of one line ends with a line break
+    if not key.isprintable():
+        raise Refused("The API key contains control characters: it must be one line of text.")
     return {
         "base_url": parsed,
-        "headers": {} if api_key is None else {"X-API-Key": _header(api_key)},
+        "headers": {"X-API-Key": key.encode()} if key else {},
         "timeout": httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
         "limits": httpx.Limits(max_connections=None),  # one for each thread or task of the caller
     }
 
 
-def _header(api_key: str) -> bytes:
-    """Encode a key, which may have letters beyond ASCII and, if it was read from a file, a final line break."""
-    value = api_key.strip().encode(errors="surrogateescape")
-    if any((byte < ord(" ") and byte != ord("\t")) or byte == 0x7F for byte in value):
-        raise Refused("The API key contains control characters: it must be one line of text.")
-    return value
-
-
-def _retrying(retries: int) -> dict[str, Any]:
-    """Return the arguments of tenacity's classes."""
-    return {
+def _retrying(send: F, retries: int) -> F:
+    """Return `send`, a function or a coroutine, such that it repeats requests."""
+    arguments: dict[str, Any] = {
         "retry": tenacity.retry_if_exception(_is_temporary),
         "wait": lambda state: (state.outcome.exception().retry_after or 0) + _BACKOFF(state),
         "stop": tenacity.stop_after_attempt(1 + retries),
         "reraise": True,
     }
+    repeating: F = tenacity.retry(**arguments)(send)
+    return repeating
 
 
 def _is_temporary(error: BaseException) -> bool:
@@ -265,45 +241,30 @@ def _is_temporary(error: BaseException) -> bool:
     return error.problem.status in (429, 503) and (error.retry_after or 0) <= LONGEST_WAIT
 
 
-@dataclass(frozen=True, slots=True)
-class _Request(Generic[A]):
-    """A request that may be sent several times, and the class of its answer."""
-
-    answer: type[A]
-    method: str
-    path: str
-    content: dict[str, Any] = field(default_factory=dict)
-
-    def read(self, response: httpx.Response) -> A:
-        """Parse a response. Raises AgeGenderError."""
-        if not response.is_success:
-            raise _error(response)
-        try:
-            return self.answer.model_validate_json(response.content)
-        except ValidationError:
-            raise _not_the_service(response) from None
-
-
-_MODELS = _Request(ModelsAnswer, "GET", "/models")
-_READY = _Request(HealthAnswer, "GET", "/health/ready")
-
-
-def _prediction(photograph: Photograph, channels: Channels | None, options: Options) -> _Request[Prediction]:
+def _prediction(
+    http: httpx.Client | httpx.AsyncClient,
+    photograph: Photograph,
+    channels: Channels | None,
+    options: Options,
+) -> httpx.Request:
     headers = {"Content-Type": "application/octet-stream"}
-    content = {"content": _file(photograph, channels), "headers": headers, "params": _query(options)}
-    return _Request(Prediction, "POST", "/predict", content)
+    content = _file(photograph, channels)
+    return http.build_request("POST", "/predict", content=content, headers=headers, params=_query(options))
 
 
 def _batch(
-    photographs: Sequence[Photograph], channels: Channels | None, options: Options
-) -> _Request[BatchAnswer]:
+    http: httpx.Client | httpx.AsyncClient,
+    photographs: Sequence[Photograph],
+    channels: Channels | None,
+    options: Options,
+) -> httpx.Request:
     if not photographs:
         raise ValueError("The batch is empty: give at least one photograph.")
     files = [
         ("images", (_name(photograph, number), _file(photograph, channels)))
         for number, photograph in enumerate(photographs, 1)
     ]
-    return _Request(BatchAnswer, "POST", "/predict/batch", {"files": files, "params": _query(options)})
+    return http.build_request("POST", "/predict/batch", files=files, params=_query(options))
 
 
 def _name(photograph: Photograph, number: int) -> str:
@@ -326,48 +287,40 @@ def _query(options: Options) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _is_ready(response: httpx.Response) -> bool:
-    if response.status_code in (502, 503, 504):  # from the service, or from a proxy that cannot reach it
-        return False
-    return _READY.read(response).status == "ready"
-
-
-def _error(response: httpx.Response) -> AgeGenderError:
-    """Return the exception for a response of status 3xx, 4xx or 5xx."""
+def _read(response: httpx.Response, kind: type[A]) -> A:
+    """Parse a response. Raises AgeGenderError."""
     try:
-        problem = Problem.model_validate({**_defaults(response), **response.json()})
-    except (TypeError, ValueError):  # not a JSON object, or not a problem document
-        return _not_the_service(response)
-    kind: type[AgeGenderError]
+        if response.is_success:
+            return kind.model_validate_json(response.content)
+        problem = Problem.model_validate_json(response.content)
+    except ValidationError:
+        raise _not_the_service(response) from None
+    error: type[AgeGenderError]
     match response.status_code:
         case 401 | 403 | 429:
-            kind = Refused
+            error = Refused
         case 502 | 503 | 504:
-            kind = Busy
+            error = Busy
         case status:
-            kind = BadRequest if status < 500 else Defect
-    return kind(problem.detail or problem.title, problem, _retry_after(response))
+            error = BadRequest if status < 500 else Defect
+    raise error(problem.detail, problem, _retry_after(response))
 
 
 def _not_the_service(response: httpx.Response) -> Unreachable:
-    title, url = response.reason_phrase, response.url.copy_with(query=None, userinfo=b"")
+    status, title = response.status_code, response.reason_phrase
     message = (
-        f"The server at {url} is not this service, or another version of it (status {response.status_code} {title}): "
-        "check the URL, and any proxy in between."
+        f"The server at {response.url.copy_with(query=None, userinfo=b'')} is not this service, or another version "
+        f"of it (status {status} {title}): check the URL, and any proxy in between."
     )
-    problem = Problem.model_validate({**_defaults(response), "title": title, "detail": message})
+    problem = Problem(
+        type="about:blank",
+        title=title,
+        status=status,
+        detail=message,
+        instance=response.url.path,
+        request_id=response.headers.get("X-Request-ID", ""),
+    )
     return Unreachable(message, problem, _retry_after(response))
-
-
-def _defaults(response: httpx.Response) -> dict[str, Any]:
-    """Return values for the members that other servers may omit from their problem documents."""
-    return {
-        "type": "about:blank",
-        "status": response.status_code,
-        "detail": "",
-        "instance": response.url.path,
-        "request_id": response.headers.get("X-Request-ID", ""),
-    }
 
 
 def _unreachable(failure: httpx.RequestError) -> Unreachable:
@@ -383,11 +336,6 @@ def _unreachable(failure: httpx.RequestError) -> Unreachable:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Return the wait in seconds that `Retry-After` asks for, as seconds or as a date."""
+    """Return the wait in seconds that `Retry-After` asks for; a date, its other form, does not count."""
     value = response.headers.get("Retry-After", "")
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+    return float(value) if value.isdecimal() else None
