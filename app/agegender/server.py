@@ -98,12 +98,16 @@ def bind(host: str, port: int, setting: str) -> list[socket.socket]:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 bound[0].close()
                 raise
-    except (OSError, UnicodeError) as error:  # UnicodeError if `host` is not a valid host name
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError if it is not a valid host name
         reason = error.strerror if isinstance(error, OSError) else error
+        raise CannotListen(
+            f"The host {host} is unknown ({reason}): choose another with --host (AGEGENDER_HOST)."
+        ) from error
+    except OSError as error:
         option = f"--{setting.replace('_', '-')} ({ENV_PREFIX}{setting.upper()})"
         raise CannotListen(
-            f"The service cannot listen on host {host}, port {port} ({reason}): stop the program that uses the port, "
-            f"or choose another port with {option} or another host with --host (AGEGENDER_HOST)."
+            f"The service cannot listen on host {host}, port {port} ({error.strerror}): stop the program that uses the "
+            f"port, or choose another port with {option} or another host with --host (AGEGENDER_HOST)."
         ) from error
     return bound
 

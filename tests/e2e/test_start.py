@@ -69,14 +69,18 @@ def test_a_port_that_is_in_use(setting: str, option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "why"),
+    ("host", "said"),
     [
         # 192.0.2.0/24 is kept for documentation: no machine has an address in it.
-        ("192.0.2.1", "Cannot assign requested address"),
-        ("no..name", "idna"),
+        (
+            "192.0.2.1",
+            "The service cannot listen on host 192.0.2.1, port 0 (Cannot assign requested address): ",
+        ),
+        ("no..name", "The host no..name is unknown (encoding with 'idna' codec failed "),
+        ("nowhere.invalid", "The host nowhere.invalid is unknown ("),
     ],
 )
-def test_a_host_that_is_not_this_machine(host: str, why: str) -> None:
-    with pytest.raises(CannotListen, match=f"cannot listen on host {host}, port 0 ") as raised:
+def test_a_host_that_is_not_this_machine(host: str, said: str) -> None:
+    with pytest.raises(CannotListen) as raised:
         bind(host, 0, "port")
-    assert why in str(raised.value)
+    assert str(raised.value).startswith(said)
