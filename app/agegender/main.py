@@ -80,9 +80,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health.router)
     if settings.metrics_port is None:
         app.include_router(metrics.router)
-    app.include_router(page.docs_router())
+    page.add_docs(app)
     if settings.page:
-        app.include_router(page.page_router())
+        page.add_page(app)
     return app
 
 

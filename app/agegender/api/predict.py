@@ -19,7 +19,7 @@ from agegender.api.query import refuse_repeated
 from agegender.api.rate_limit import check_caller
 from agegender.api.security import KEY_HEADER
 from agegender.api.state import Service, service_of
-from agegender.api.upload import MAX_BATCH_IMAGES, SentImage
+from agegender.api.upload import MAX_BATCH_IMAGES, BatchBody, ImageBody, SentImage
 from agegender.inference.pipeline import Pipeline
 from agegender.inference.pool import Overloaded, Place
 from agegender.inputs import PredictQuery
@@ -37,10 +37,7 @@ router = APIRouter(tags=["predictions"], dependencies=[Depends(accept)])
 T = TypeVar("T")
 
 _FILE = {"type": "string", "format": "binary"}
-_TEXT = {
-    "type": "string",
-    "description": "The bytes of the file as base64, or a data URL. Other URLs are not fetched.",
-}
+_FILES = {"type": "array", "items": _FILE, "minItems": 1, "maxItems": MAX_BATCH_IMAGES}
 # One grey pixel.
 _EXAMPLE_TEXT = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVQIHWNo"
@@ -67,10 +64,6 @@ def _object(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _list(items: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": items, "minItems": 1, "maxItems": MAX_BATCH_IMAGES}
-
-
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -78,7 +71,10 @@ _BODY: dict[str, Any] = {
         "not from the file name or media type.",
         "content": {
             "multipart/form-data": {"schema": _object("image", _FILE), "example": {"image": "@photo.jpg"}},
-            "application/json": {"schema": _object("image", _TEXT), "example": {"image": _EXAMPLE_TEXT}},
+            "application/json": {
+                "schema": ImageBody.model_json_schema(),
+                "example": {"image": _EXAMPLE_TEXT},
+            },
             **{media_type: {"schema": _FILE, "example": "@photo.jpg"} for media_type in _MEDIA_TYPES},
         },
     }
@@ -91,6 +87,10 @@ _NOT_ABOUT_AN_IMAGE = (
     problems.SHUTTING_DOWN,
 )
 _FOR_ANY_BODY = (
+    problems.MULTIPART_INVALID,
+    problems.JSON_INVALID,
+    problems.BODY_TOO_LARGE,
+    problems.MEDIA_TYPE_UNSUPPORTED,
     problems.UNAUTHORIZED,
     problems.RATE_LIMITED,
     problems.MODEL_UNKNOWN,
@@ -108,11 +108,7 @@ _FOR_ANY_BODY = (
     responses=problems.openapi_responses(
         problems.IMAGE_MISSING,
         problems.IMAGE_UNREADABLE,
-        problems.MULTIPART_INVALID,
-        problems.JSON_INVALID,
-        problems.BODY_TOO_LARGE,
         problems.IMAGE_TOO_LARGE,
-        problems.MEDIA_TYPE_UNSUPPORTED,
         *_FOR_ANY_BODY,
     ),
 )
@@ -139,11 +135,11 @@ _BATCH_BODY: dict[str, Any] = {
         "content": {
             # /docs shows one file field for each file in the example, and a button that adds more.
             "multipart/form-data": {
-                "schema": _object("images", _list(_FILE)),
+                "schema": _object("images", _FILES),
                 "example": {"images": ["@photo.jpg"]},
             },
             "application/json": {
-                "schema": _object("images", _list(_TEXT)),
+                "schema": BatchBody.model_json_schema(),
                 "example": {"images": [_EXAMPLE_TEXT]},
             },
         },
@@ -157,10 +153,6 @@ _BATCH_BODY: dict[str, Any] = {
     summary="Estimate age and gender of the faces in several photographs",
     openapi_extra=_BATCH_BODY,
     responses=problems.openapi_responses(
-        upload.BATCH_INVALID,
-        upload.BATCH_JSON_INVALID,
-        upload.BATCH_TOO_LARGE,
-        upload.BATCH_TYPE_UNSUPPORTED,
         *_FOR_ANY_BODY,
         path="/predict/batch",
     ),

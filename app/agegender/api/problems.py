@@ -53,14 +53,13 @@ MULTIPART_INVALID = Kind(
     "multipart-invalid",
     400,
     "Multipart body invalid",
-    "The part photo is not expected: send one image in a part named image, as `curl -F image=@photo.jpg` does, or "
-    "several images to POST /predict/batch. Options go into the query.",
+    "The multipart body ends before its last boundary: send all of it.",
 )
 JSON_INVALID = Kind(
     "json-invalid",
     400,
     "JSON body invalid",
-    'The field image is missing: send {"image": "..."}, with the image as base64 or a data URL.',
+    "The image is not valid base64: encode the bytes of the file, or send them without JSON.",
 )
 UNAUTHORIZED = Kind(
     "unauthorized",
@@ -84,7 +83,7 @@ BODY_TOO_LARGE = Kind(
     "body-too-large",
     413,
     "Too many bytes",
-    "The image is larger than the limit of 20971520 bytes: send a smaller one.",
+    "There are more than 20971520 bytes: send a smaller image, or fewer at a time.",
 )
 IMAGE_TOO_LARGE = Kind(
     "image-too-large",
@@ -96,7 +95,7 @@ MEDIA_TYPE_UNSUPPORTED = Kind(
     "media-type-unsupported",
     415,
     "Content type not supported",
-    "The body must be an image with a Content-Type such as image/jpeg, multipart/form-data or application/json.",
+    "The body must be multipart/form-data, application/json or, for POST /predict, an image such as image/jpeg.",
 )
 PARAMETER_INVALID = Kind(
     "parameter-invalid",

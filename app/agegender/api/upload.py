@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import AsyncGenerator
-from dataclasses import replace
-from typing import Any
+from io import BytesIO
+from typing import TypeVar
 
 from fastapi import Request
-from pydantic_core import from_json
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field as FormField
+from python_multipart.multipart import File, FormParser, parse_options_header
 
 from agegender.api.arrival_memory import ArrivalMemory, Share
-from agegender.api.multipart import read_parts
 from agegender.api.problems import (
     BODY_TOO_LARGE,
     IMAGE_MISSING,
@@ -33,22 +36,8 @@ _IMAGES_PARTS = (
     f"send 1 to {MAX_BATCH_IMAGES} parts named images, as `curl -F images=@one.jpg -F images=@two.jpg` does"
 )
 _IMAGE_FIELD = 'send {"image": "..."}, with the image as base64 or a data URL'
-_IMAGES_FIELD = 'send {"images": ["...", "..."]}, with each image as base64 or a data URL'
-
-# The same kinds of problem, with examples for batches.
-BATCH_INVALID = replace(
-    MULTIPART_INVALID,
-    example=f"The part photo is not expected: {_IMAGES_PARTS}. Options go into the query.",
-)
-BATCH_JSON_INVALID = replace(JSON_INVALID, example=f"The field images is missing: {_IMAGES_FIELD}.")
-BATCH_TOO_LARGE = replace(
-    BODY_TOO_LARGE,
-    example="The batch is larger than the limit of 41943040 bytes: send fewer images at a time.",
-)
-BATCH_TYPE_UNSUPPORTED = replace(
-    MEDIA_TYPE_UNSUPPORTED,
-    example="The body of a batch must be multipart/form-data with parts named images, or application/json. Send a "
-    "bare image to POST /predict.",
+_IMAGES_FIELD = (
+    f'send {{"images": ["...", "..."]}}, with 1 to {MAX_BATCH_IMAGES} images as base64 or data URLs'
 )
 
 _OVERHEAD = 16 * 1024
@@ -61,6 +50,29 @@ _FROM_BASE64URL = bytes.maketrans(b"-_", b"+/")
 
 _MOST_JSON_VALUES = 1000
 """Far more than a batch needs. Millions of empty lists would take much more memory than their text."""
+
+
+class ImageBody(BaseModel):
+    """The JSON body of POST /predict."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: str = Field(
+        description="The bytes of the file as base64, or a data URL. Other URLs are not fetched."
+    )
+
+
+class BatchBody(BaseModel):
+    """The JSON body of POST /predict/batch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: list[str] = Field(
+        min_length=1, max_length=MAX_BATCH_IMAGES, description="Each image as for POST /predict."
+    )
+
+
+Body = TypeVar("Body", ImageBody, BatchBody)
 
 
 class SentImage:
@@ -94,10 +106,7 @@ async def read_image(request: Request, max_bytes: int, memory: ArrivalMemory) ->
             return image
         if media_type == "application/json":
             chunks = _limited(request, largest_body(max_bytes), too_large, share)
-            text = _json_field(await _join(chunks), "image", _IMAGE_FIELD)
-            if not isinstance(text, str):
-                raise ApiError(JSON_INVALID, f"The field image must be a string: {_IMAGE_FIELD}.")
-            return SentImage(text)
+            return SentImage(_read_json(ImageBody, await _join(chunks), _IMAGE_FIELD).image)
         if media_type not in _BARE and not media_type.startswith("image/"):
             raise ApiError(MEDIA_TYPE_UNSUPPORTED)
         body = await _join(_limited(request, max_bytes, too_large, share))
@@ -112,25 +121,14 @@ async def read_batch(request: Request, max_batch_bytes: int, share: Share) -> li
     Raises ApiError or Overloaded.
     """
     media_type = _media_type(request)
-    too_large = ApiError(
-        BATCH_TOO_LARGE,
-        f"The batch is larger than the limit of {max_batch_bytes} bytes: send fewer images at a time.",
-    )
+    too_large = _too_large(max_batch_bytes)
     if media_type == "multipart/form-data":
         chunks = _limited(request, max_batch_bytes, too_large, share)
         return await _read_form(request, chunks, "images", MAX_BATCH_IMAGES, _IMAGES_PARTS)
     if media_type != "application/json":
-        raise ApiError(BATCH_TYPE_UNSUPPORTED)
+        raise ApiError(MEDIA_TYPE_UNSUPPORTED)
     chunks = _limited(request, largest_body(max_batch_bytes), too_large, share)
-    texts = _json_field(await _join(chunks), "images", _IMAGES_FIELD)
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ApiError(JSON_INVALID, f"The field images must be a list of strings: {_IMAGES_FIELD}.")
-    if not 1 <= len(texts) <= MAX_BATCH_IMAGES:
-        raise ApiError(
-            JSON_INVALID,
-            f"The list images has {len(texts)} entries: send 1 to {MAX_BATCH_IMAGES} images at a time.",
-        )
-    return [SentImage(text) for text in texts]
+    return [SentImage(text) for text in _read_json(BatchBody, await _join(chunks), _IMAGES_FIELD).images]
 
 
 async def _read_form(
@@ -138,44 +136,73 @@ async def _read_form(
 ) -> list[SentImage]:
     """Read a form of 1 to `most` parts, all called `name`. Raises ApiError; `expected` says what to send."""
     images: list[SentImage] = []
-    async for part in read_parts(request.headers["content-type"], chunks):
-        if part.name != name:
+    ended = False
+
+    def add(part: FormField | File) -> None:
+        part_name = _name(part.field_name)
+        if part_name != name:
+            shown = part_name[:40].strip() or '""'
             raise ApiError(
-                MULTIPART_INVALID,
-                f"The part {_shown(part.name)} is not expected: {expected}. Options go into the query.",
+                MULTIPART_INVALID, f"The part {shown} is not expected: {expected}. Options go into the query."
             )
         if len(images) == most:
             raise ApiError(MULTIPART_INVALID, f"The form has too many images: {expected}.")
-        images.append(SentImage(bytes(part.content), part.filename))
+        if isinstance(part, File):
+            assert isinstance(part.file_object, BytesIO)  # noqa: S101
+            images.append(SentImage(part.file_object.getvalue(), _name(part.file_name)))
+        else:  # without a file name, which RFC 7578 does not require
+            images.append(SentImage(part.value or b""))
+
+    def end() -> None:
+        nonlocal ended
+        ended = True
+
+    _, options = parse_options_header(request.headers["content-type"])
+    if not options.get(b"boundary"):
+        raise ApiError(
+            MULTIPART_INVALID, "The Content-Type has no boundary: let your HTTP client set this header."
+        )
+    try:
+        # Starlette's parser would write large files to disk.
+        parser = FormParser(
+            "multipart/form-data",
+            on_field=add,
+            on_file=add,
+            on_end=end,
+            boundary=options[b"boundary"],
+            config={"MAX_MEMORY_FILE_SIZE": math.inf},
+        )
+        try:
+            async for chunk in chunks:
+                parser.write(chunk)
+        finally:
+            parser.parser = None  # breaks a reference cycle, which would keep the image in memory for a while
+    except FormParserError:
+        raise ApiError(
+            MULTIPART_INVALID, "The body is not valid multipart/form-data: let your HTTP client build it."
+        ) from None
+    if not ended:
+        raise ApiError(MULTIPART_INVALID, "The multipart body ends before its last boundary: send all of it.")
     if not images:
         raise ApiError(MULTIPART_INVALID, f"The form is empty: {expected}.")
     return images
 
 
-def _shown(name: str) -> str:
-    """Shorten a name from the request for an error message."""
-    return name[:40].strip() or '""'
-
-
-def _json_field(body: bytes, name: str, expected: str) -> Any:
-    """Return the value of `name`, the only field of a JSON object. Raises ApiError; `expected` says what to send."""
-    if sum(map(body.count, (b"[", b"{", b","))) > _MOST_JSON_VALUES:
-        raise ApiError(JSON_INVALID, f"The body has too many values: {expected}.")
+def _name(sent: bytes | None) -> str:
     try:
-        document = from_json(body)
-    except ValueError:
-        raise ApiError(JSON_INVALID, f"The body is not valid JSON: {expected}.") from None
-    if not isinstance(document, dict):
-        raise ApiError(JSON_INVALID, f"The body is not a JSON object: {expected}.")
-    for field in document:
-        if field != name:
-            raise ApiError(
-                JSON_INVALID,
-                f"The field {_shown(field)} is not expected: {expected}. Options go into the query.",
-            )
-    if name not in document:
-        raise ApiError(JSON_INVALID, f"The field {name} is missing: {expected}.")
-    return document[name]
+        return (sent or b"").decode()
+    except UnicodeDecodeError:
+        return (sent or b"").decode("latin-1")
+
+
+def _read_json(form: type[Body], body: bytes, expected: str) -> Body:
+    """Parse a JSON body. Raises ApiError; `expected` says what to send."""
+    if sum(map(body.count, (b"[", b"{", b","))) <= _MOST_JSON_VALUES:
+        try:
+            return form.model_validate_json(body)
+        except ValidationError:
+            pass
+    raise ApiError(JSON_INVALID, f"The JSON is not as expected: {expected}, and options in the query.")
 
 
 def _from_text(text: str) -> bytes:
@@ -204,7 +231,7 @@ def _from_text(text: str) -> bytes:
 
 def _too_large(max_bytes: int) -> ApiError:
     return ApiError(
-        BODY_TOO_LARGE, f"The image is larger than the limit of {max_bytes} bytes: send a smaller one."
+        BODY_TOO_LARGE, f"There are more than {max_bytes} bytes: send a smaller image, or fewer at a time."
     )
 
 
