@@ -132,7 +132,7 @@ def test_its_doctor_finds_all_well(service: Container) -> None:
     findings = service.execute("agegender", "doctor")
     assert not re.search("^wrong", findings, re.MULTILINE)
     assert "model age_gender_B (the default) in /models is intact and runs" in findings
-    assert "port 8000 on 0.0.0.0 is in use by this service, which is ready" in findings
+    assert "note  The service cannot listen on host 0.0.0.0, port 8000 (Address already in use)" in findings
     assert "a prediction with detector haar takes" in findings
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import functools
 import inspect
 import logging.config
@@ -66,7 +67,6 @@ def _takes_options(*left_out: str) -> Callable[[Callable[..., None]], Callable[.
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
             parameters += starmap(_option, fields.items()) if parameter.name == "options" else [parameter]
         with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return with_options
 
     return decorate
@@ -216,7 +216,6 @@ def predict(
             contextlib.closing(
                 watched(files.results(found, estimate, threads, settings, annotate_into))
             ) as results,
-            output.written(),
         ):
             if as_json:
                 output.print_json(results)
@@ -224,17 +223,24 @@ def predict(
                 output.print_csv(results)
             else:
                 output.print_table(results, out)
-    except (*files.CANNOT_GO_ON, output.CannotWrite) as error:
+        sys.stdout.flush()
+    except files.CANNOT_GO_ON as error:
         _fail(error)
-    except KeyboardInterrupt:
-        if url is None and not any(file.is_address for file in found):
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader has ended, as `head` does
             raise
-        # A regular exit would wait for threads that wait for a server.
+        # Python flushes again when it exits, and would print an error of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(f"The answers cannot be written ({error.strerror}).")
+    except KeyboardInterrupt:
+        # A regular exit would wait for threads, which may wait for a server.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(128 + signal.SIGINT)
-    for folder, why in left_out:
-        err.print(f"{folder}: some files were left out ({why}).", markup=False)
+    for name, kinds in left_out.items():
+        if kinds:
+            listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+            err.print(f"{name}: some files were left out ({listed}).", markup=False)
     if failed:
         raise typer.Exit(1)
 

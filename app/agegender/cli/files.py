@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import glob
 import itertools
 import os
@@ -12,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -41,10 +40,7 @@ from agegender.vision.decode import decode
 from agegender.vision.haar import CascadeMissing
 
 STDIN = "-"
-_KINDS_LISTED = 8
 _ANNOTATED = ".annotated.jpg"
-_MAX_JPEG_SIDE = 65_500
-"""Pixels, the limit of libjpeg."""
 
 # Few enough for a service with one worker, which processes one request while four wait.
 _REQUESTS_AT_A_TIME = 4
@@ -96,13 +92,6 @@ class File:
         return _download(self.name, max_bytes) if self.is_address else Path(self.name).read_bytes()
 
 
-class LeftOut(NamedTuple):
-    """The files of a folder that are not read; `why` counts them by reason."""
-
-    folder: str
-    why: str
-
-
 class Result(NamedTuple):
     """The name of a file and its prediction, or a sentence that says what is wrong."""
 
@@ -113,98 +102,78 @@ class Result(NamedTuple):
 Predict = Callable[[bytes], Prediction]
 
 
-def find_files(names: Iterable[str]) -> tuple[list[File], list[LeftOut]]:
-    """List the files that `names` stand for, in order, and what is left out of folders.
+def find_files(names: Iterable[str]) -> tuple[list[File], dict[str, Counter[str]]]:
+    """List the files that `names` stand for, in order, and count what is left out of folders, by name and kind.
 
     A name is a file, a folder including its subfolders, a pattern, an http(s) address, or `-` for standard input.
     """
-    found = [each for name in names for each in _found(name)]
-    files = [each for each in found if isinstance(each, File)]
-    return files, [each for each in found if isinstance(each, LeftOut)]
+    files: list[File] = []
+    left_out: dict[str, Counter[str]] = {}
+    for name in names:
+        if name == STDIN:
+            files.append(File(name, "stdin" + _ANNOTATED))
+        elif File(name).is_address:
+            files.append(File(name, (Path(urlsplit(name).path).stem or "photograph") + _ANNOTATED))
+        else:
+            found, kinds = _on_disk(name)
+            files += found
+            left_out[name] = kinds
+    return files, left_out
 
 
-def _found(name: str) -> Iterator[File | LeftOut]:
-    if name == STDIN:
-        yield File(name, "stdin" + _ANNOTATED)
-    elif File(name).is_address:
-        yield File(name, (Path(urlsplit(name).path).stem or "photograph") + _ANNOTATED)
-    elif os.path.isdir(name):
-        yield from _in_folder(name)
-    elif os.path.lexists(name) or not _is_pattern(name):
-        yield File(name, Path(name).stem + _ANNOTATED)
+def _on_disk(name: str) -> tuple[Iterable[File], Counter[str]]:
+    """Return the files of a path or a pattern, each of them once, and how many of each kind are left out."""
+    if os.path.lexists(name) or not glob.has_magic(name):
+        matches = [name]
+        base = Path(name) if os.path.isdir(name) else Path(name).parent
     else:
-        yield from _matching(name)
-
-
-def _is_pattern(text: str) -> bool:
-    return any(letter in text for letter in "*?[")
-
-
-def _matching(pattern: str) -> Iterator[File | LeftOut]:
-    matches = sorted(glob.glob(pattern, recursive=True))
-    if not matches:
-        yield File(pattern, problem="No file matches this pattern.")
-    # The folder that all matches are in.
-    base = Path(*itertools.takewhile(lambda part: not _is_pattern(part), Path(pattern).parts))
-    # A pattern may match a folder as well as files and folders in it: list each of them once.
-    files: set[str] = set()
-    folders: set[str] = set()
-    for found in (each for match in matches for each in _found(match)):
-        if isinstance(found, LeftOut):
-            if folders.isdisjoint({found.folder, *map(str, Path(found.folder).parents)}):
-                folders.add(str(Path(found.folder)))
-                yield found
-        elif (path := os.path.normpath(found.name)) not in files:
-            files.add(path)
-            annotated = Path(os.path.relpath(path, base)).with_suffix(_ANNOTATED)
-            yield found if found.problem else replace(found, annotated=str(annotated))
-
-
-def _in_folder(folder: str) -> Iterator[File | LeftOut]:
+        matches = sorted(glob.glob(name, recursive=True))
+        if not matches:
+            return [File(name, problem="No file matches this pattern.")], Counter()
+        # The folder that all matches are in.
+        base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(name).parts))
+    files: dict[str, File] = {}
+    left_out: dict[str, str] = {}
     failed: list[OSError] = []
-    read = hidden = annotated = 0
-    others: Counter[str] = Counter()
-    for where, folders, names in os.walk(folder, onerror=failed.append):
-        hidden += sum(name.startswith(".") for name in folders)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.startswith("."):
-                hidden += 1
-            elif name.endswith(_ANNOTATED):
-                annotated += 1
-            elif name.lower().endswith(SUFFIXES):
-                read += 1
-                path = Path(where, name)
-                yield File(str(path), str(path.relative_to(folder).with_suffix(_ANNOTATED)))
-            else:
-                others[Path(name).suffix.lower() or "without a suffix"] += 1
-    for error in failed:
-        yield File(str(error.filename), problem=f"The folder cannot be read ({error.strerror}).")
-    if not read and not failed:
-        yield File(folder, problem="The folder contains no image file.")
-    if why := _left_out(others, hidden, annotated):
-        yield LeftOut(folder, why)
+
+    def add(path: str) -> None:
+        normal = os.path.normpath(path)
+        annotated = os.path.splitext(os.path.relpath(normal, base))[0] + _ANNOTATED
+        files.setdefault(normal, File(path, annotated))
+
+    for match in matches:
+        if not os.path.isdir(match):
+            add(match)
+            continue
+        for where, folders, names in os.walk(match, onerror=failed.append):
+            hidden = {each for each in folders if each.startswith(".")}
+            folders[:] = sorted(set(folders) - hidden)
+            for each in (*hidden, *sorted(names)):
+                path = str(Path(where, each))
+                if kind := _kind_left_out(each):
+                    left_out[path] = kind
+                else:
+                    add(path)
+    found = [
+        *files.values(),
+        *(File(error.filename, problem=f"The folder cannot be read ({error.strerror}).") for error in failed),
+    ]
+    return found or [File(name, problem="The folder contains no image file.")], Counter(left_out.values())
 
 
-def _left_out(others: Counter[str], hidden: int, annotated: int) -> str:
-    reasons = []
-    if others:
-        listed = others.most_common(_KINDS_LISTED)
-        kinds = [f"{count} {kind}" for kind, count in listed]
-        if more := others.total() - sum(count for _, count in listed):
-            kinds.append(f"{more} more")
-        reasons.append(f"not an image format: {', '.join(kinds)}")
-    if hidden:
-        reasons.append(f"hidden: {hidden}")
-    if annotated:
-        reasons.append(f"annotated copies: {annotated}")
-    return "; ".join(reasons)
+def _kind_left_out(name: str) -> str | None:
+    """Return why a file or folder inside a folder is not read, or None if it is."""
+    if name.startswith("."):
+        return "hidden"
+    if name.endswith(_ANNOTATED):
+        return "annotated"
+    return None if name.lower().endswith(SUFFIXES) else Path(name).suffix.lower() or "without a suffix"
 
 
 @cache
 def _http() -> httpx.Client:
     return httpx.Client(
-        follow_redirects=True, max_redirects=5, timeout=30, headers={"User-Agent": "agegender (httpx)"}
+        follow_redirects=True, max_redirects=5, timeout=30, headers={"User-Agent": "agegender"}
     )
 
 
@@ -282,9 +251,8 @@ def _outcome(
     except (FileProblem, ImageUnreadable, ImageTooLarge, TimedOut) as error:
         return str(error)
     except AgeGenderError as error:
-        if isinstance(error, Unreachable) or error.problem is None:
-            raise
-        if error.problem.status not in _STATUSES_OF_ONE_IMAGE:
+        concerns_all = error.problem is None or error.problem.status not in _STATUSES_OF_ONE_IMAGE
+        if concerns_all or isinstance(error, Unreachable):
             raise
         return str(error)
     return prediction
@@ -292,17 +260,14 @@ def _outcome(
 
 def _write(drawn: cv2.typing.MatLike, folder: Path, name: str) -> None:
     """Write an annotated photograph. Raises FileProblem or CannotAnnotate."""
-    if max(drawn.shape) > _MAX_JPEG_SIDE:
-        raise FileProblem(f"It cannot be annotated: a JPEG has at most {_MAX_JPEG_SIDE} pixels a side.")
+    encoded, jpeg = cv2.imencode(".jpg", drawn)
+    if not encoded:
+        raise FileProblem("It cannot be annotated: it has more pixels a side than a JPEG may have.")
     path = folder / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(".jpg", drawn)[1].tobytes())
+        path.write_bytes(jpeg.tobytes())
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise FileProblem(f"It cannot be annotated: the name {name} is too long.") from error
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            path.unlink(missing_ok=True)  # half written
         raise CannotAnnotate(
             f"Annotated photographs cannot be written into {folder} ({error.strerror})."
         ) from error

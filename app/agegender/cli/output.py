@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import csv
-import errno
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from textwrap import indent
 from typing import Any
 
@@ -20,24 +17,6 @@ from rich.table import Column, Table
 from agegender import table
 from agegender.answers import Prediction
 from agegender.cli.files import Result
-
-
-class CannotWrite(Exception):
-    """Standard output cannot be written; str(e) says why in a sentence."""
-
-
-@contextmanager
-def written() -> Iterator[None]:
-    """Flush standard output at the end. Raises CannotWrite if it cannot be written, as on a full disk."""
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader has ended, as `head` does
-            raise
-        # Python flushes again when it exits, and would print an error of its own.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise CannotWrite(f"The answers cannot be written ({error.strerror}).") from error
 
 
 def plain_table(*columns: str | Column) -> Table:
