@@ -19,7 +19,7 @@ import tenacity
 from agegender import AsyncClient, Client
 from agegender.answers import BatchAnswer, ImagePrediction, ImageProblem, ModelsAnswer, Prediction
 from agegender.api import problems
-from agegender.api.problems import Kind, problem_response
+from agegender.api.problems import ApiError, Kind, problem_response
 from agegender.client import AgeGenderError, BadRequest, Busy, Defect, Refused, TimedOut, Unreachable
 from helpers import ASTRONAUT, PATIENCE, Server, grey, pixels, png, side_by_side, web_server, without_timings
 
@@ -181,7 +181,7 @@ def answering(*answers: Answer | None) -> Iterator[Canned]:
 
 
 def refusal(kind: Kind, **headers: str) -> Answer:
-    response = problem_response(kind, kind.example, "/predict", "request-1")
+    response = problem_response(ApiError(kind), "/predict", "request-1")
     named = {"content-type": problems.MEDIA_TYPE, "X-Request-ID": "request-1"}
     return kind.status, {**named, **headers}, bytes(response.body)
 

@@ -33,9 +33,7 @@ def test_the_sentence_is_in_the_log_and_the_exit_code_is_not_0(tmp_path: Path, e
     assert ended.stdout == ""
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
     (sentence, *_) = [line["message"] for line in lines if line["level"] == "error"]
-    assert sentence.startswith(
-        f"{tmp_path}/age_gender_B.onnx is missing, though age_gender_B.json describes it:"
-    )
+    assert sentence.startswith(f"{tmp_path}/age_gender_B.onnx cannot be read (No such file or directory):")
 
 
 def test_a_default_model_that_is_not_there(models_folder: Path) -> None:

@@ -43,16 +43,8 @@ _EXAMPLE_TEXT = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVQIHWNo"
     "aGgAAAMEAYHZ9rm7AAAAAElFTkSuQmCC"
 )
-_MEDIA_TYPES = (
-    "image/jpeg",
-    "image/png",
-    "image/webp",
-    "image/heic",
-    "image/avif",
-    "image/gif",
-    "image/tiff",
-    "application/octet-stream",
-)
+_MEDIA_TYPES = [f"image/{kind}" for kind in ("jpeg", "png", "webp", "heic", "avif", "gif", "tiff")]
+_MEDIA_TYPES.append("application/octet-stream")
 
 
 def _object(name: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +174,13 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
     request.state.log_fields.update(failed=len(failed), faces=sum(len(answer.faces) for answer in found))
     if found:
         request.state.log_fields.update(detector=found[0].detector)
-    results = [_result(request, *each) for each in zip(names, outcomes, strict=True)]
+    results: list[ImagePrediction | ImageProblem] = []
+    for filename, outcome in zip(names, outcomes, strict=True):
+        if isinstance(outcome, Prediction):
+            results.append(ImagePrediction(filename=filename, prediction=outcome))
+        else:
+            problem = problems.problem_of(outcome, request.scope["path"], request.state.request_id)
+            results.append(ImageProblem(filename=filename, error=problem))
     return _json(BatchAnswer(results=results))
 
 
@@ -240,14 +238,6 @@ async def _predict_each(
         return await outcomes
     finally:
         del outcomes  # it may hold an exception, whose traceback holds this frame: a reference cycle
-
-
-def _result(
-    request: Request, filename: str, outcome: Prediction | ApiError
-) -> ImagePrediction | ImageProblem:
-    if isinstance(outcome, ApiError):
-        return ImageProblem(filename=filename, error=problems.problem_of(outcome, request))
-    return ImagePrediction(filename=filename, prediction=outcome)
 
 
 async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:

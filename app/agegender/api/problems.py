@@ -46,8 +46,7 @@ IMAGE_UNREADABLE = Kind(
     "image-unreadable",
     400,
     "Image unreadable",
-    "The image is damaged, cut short or of a rare kind that is not read. Send the whole file, or save it again as JPEG "
-    "or PNG.",
+    "This file is not a readable image. Send a JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP file.",
 )
 MULTIPART_INVALID = Kind(
     "multipart-invalid",
@@ -101,8 +100,7 @@ PARAMETER_INVALID = Kind(
     "parameter-invalid",
     422,
     "Parameter invalid",
-    "The query parameter max_faces is not valid. A whole number from 1 to 100: the maximum number of faces in the "
-    "answer. The largest are kept.",
+    "The query parameter coverage is given more than once: give it once.",
 )
 DETECTOR_UNAVAILABLE = Kind(
     "detector-unavailable",
@@ -116,21 +114,9 @@ RATE_LIMITED = Kind(
     "Too many requests",
     "Requests are limited to 60 per minute: try again in 12 seconds.",
 )
-OVERLOADED = Kind(
-    "overloaded",
-    503,
-    "Overloaded",
-    "The service is overloaded: try again in a few seconds.",
-)
-QUEUE_TIMEOUT = Kind(
-    "queue-timeout",
-    503,
-    "Timeout in the queue",
-    "The service is busy and no worker became free in time: try again in a few seconds.",
-)
-SHUTTING_DOWN = Kind(
-    "shutting-down", 503, "Shutting down", "The service is shutting down: try again in a few seconds."
-)
+OVERLOADED = Kind("overloaded", 503, "Overloaded", str(Overloaded()))
+QUEUE_TIMEOUT = Kind("queue-timeout", 503, "Timeout in the queue", str(QueueTimeout()))
+SHUTTING_DOWN = Kind("shutting-down", 503, "Shutting down", str(ShuttingDown()))
 INTERNAL_ERROR = Kind(
     "internal-error",
     500,
@@ -172,39 +158,31 @@ def as_api_error(error: Exception, request: Request) -> ApiError:
     return ApiError(kind, str(error))
 
 
-def response_to(error: Exception, request: Request) -> Response:
-    """Return the problem document of any exception as a response."""
-    known = as_api_error(error, request)
-    return problem_response(
-        known.kind, str(known), request.scope["path"], request.state.request_id, known.headers
-    )
-
-
-def problem_of(error: ApiError, request: Request) -> Problem:
+def problem_of(error: ApiError, path: str, request_id: str) -> Problem:
     """Return the problem document of `error`."""
-    return _problem(error.kind, str(error), request.scope["path"], request.state.request_id)
-
-
-def _problem(kind: Kind, detail: str, path: str, request_id: str) -> Problem:
+    kind = error.kind
     return Problem(
         type=kind.type,
         title=kind.title,
         status=kind.status,
-        detail=detail,
+        detail=str(error),
         instance=path,
         request_id=request_id,
     )
 
 
-def problem_response(
-    kind: Kind, detail: str, path: str, request_id: str, headers: Mapping[str, str] | None = None
-) -> Response:
+def problem_response(error: ApiError, path: str, request_id: str) -> Response:
     """Return a problem document as a response, with Retry-After if its status is 503."""
-    problem = _problem(kind, detail, path, request_id)
-    headers = dict(headers or {})
-    if kind.status == 503:
+    status = error.kind.status
+    headers = dict(error.headers or {})
+    if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    return Response(problem.model_dump_json(), kind.status, headers, MEDIA_TYPE)
+    return Response(problem_of(error, path, request_id).model_dump_json(), status, headers, MEDIA_TYPE)
+
+
+def response_to(error: Exception, request: Request) -> Response:
+    """Return the problem document of any exception as a response."""
+    return problem_response(as_api_error(error, request), request.scope["path"], request.state.request_id)
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -214,7 +192,9 @@ def add_handlers(app: FastAPI) -> None:
     async def routing_error(request: Request, error: HTTPException) -> Response:
         if error.status_code == 405 and error.headers:
             detail = f"This path does not support {request.method}: use a method that the header Allow lists."
-            allow = error.headers["Allow"].replace("GET", "GET, HEAD")  # request_log.py turns HEAD into GET
+            allow = error.headers["Allow"]
+            if allow == "GET":
+                allow = "GET, HEAD"  # request_log.py turns HEAD into GET
             return response_to(ApiError(METHOD_NOT_ALLOWED, detail, {"Allow": allow}), request)
         return response_to(ApiError(NOT_FOUND), request)
 
@@ -250,9 +230,9 @@ class ProblemMiddleware:
         except ClientDisconnect:
             raise
         except (asyncio.CancelledError, Exception) as error:
-            if isinstance(error, asyncio.CancelledError):  # by the server, after the drain timeout
-                error = ShuttingDown()
-            response = response_to(error, Request(scope))
+            # The server cancels after the drain timeout.
+            shown = ShuttingDown() if isinstance(error, asyncio.CancelledError) else error
+            response = response_to(shown, Request(scope))
             if started:
                 raise  # the server closes the connection
             await response(scope, receive, send)
@@ -272,18 +252,13 @@ def openapi_responses(*kinds: Kind, path: str = "/predict") -> dict[int | str, d
     """Return `responses` for the route at `path`, with an example of each of `kinds`."""
     responses: dict[int | str, dict[str, Any]] = {}
     for kind in (*kinds, INTERNAL_ERROR):
+        content = {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
         response = responses.setdefault(
-            kind.status,
-            {
-                "description": kind.title,
-                "content": {
-                    MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}},
-                },
-            },
+            kind.status, {"description": kind.title, "content": {MEDIA_TYPE: content}}
         )
         response["content"][MEDIA_TYPE]["examples"][kind.name] = {
             "summary": kind.title,
-            "value": _problem(kind, kind.example, path, "3f0c5a9e").model_dump(),
+            "value": problem_of(ApiError(kind), path, "3f0c5a9e").model_dump(),
         }
         if kind.status in (429, 503):
             response["headers"] = {

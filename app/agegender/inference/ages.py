@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect
 from functools import lru_cache
-from itertools import pairwise
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 AGES = 101
 """Classes of a model's age output: 0 to 100 years."""
@@ -55,23 +54,6 @@ class AgeInterval(BaseModel):
     high: tuple[Years, ...]
     usual_width: Years
     """Median width of the interval at the default coverage, years, by estimated age."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> AgeInterval:
-        if (self.coverage[0], self.coverage[-1]) != (MIN_COVERAGE, MAX_COVERAGE):
-            raise ValueError(f"coverage must reach from {MIN_COVERAGE} to {MAX_COVERAGE}")
-        for column in (self.coverage, self.age):
-            if any(b <= a for a, b in pairwise(column)):
-                raise ValueError("coverage and age must rise")
-        for factors in (self.low, self.high):
-            table = [self.usual_width, *factors]
-            if len(factors) != len(self.coverage) or any(len(row) != len(self.age) for row in table):
-                raise ValueError(
-                    "low and high must have a row for each coverage, they and usual_width a column for each age"
-                )
-            if any(a < 0 or b < a for column in zip(*factors, strict=True) for a, b in pairwise(column)):
-                raise ValueError("low and high must not be negative, nor fall with the coverage")
-        return self
 
     def reach(self, years: NDArray[np.float64], coverage: float) -> tuple[NDArray[np.float64], ...]:
         """The factors of both sides, (n,) each, for estimates `years` (n,)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -13,7 +13,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Variant(BaseModel):
-    """`models/ID.json`: all that is known about a model without running it."""
+    """The fields of `models/ID.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -21,7 +21,7 @@ class Variant(BaseModel):
     title: Text
     architecture: Text
     description: Text
-    input_size: int = Field(description="Side of the square crop, pixels.")
+    input_size: Literal[128] = Field(description="Side of the square crop, pixels.")
     parameters: int = Field(gt=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the file that is served.")
     trained_on: Text

@@ -21,8 +21,9 @@ from agegender.answers import (
 )
 from agegender.inference.ages import AGES, DEFAULT_COVERAGE, calibrate_distributions, certainty, read_ages
 from agegender.inference.gender import temper
+from agegender.inference.metadata import Variant
 from agegender.inference.session import OnnxSession
-from agegender.inference.variants import Catalogue, Variant
+from agegender.inference.variants import Catalogue
 from agegender.inference.yunet import YuNet
 from agegender.vision.align import crop_face, crop_whole, roll_of
 from agegender.vision.decode import DEFAULT_MAX_MEMORY, decode

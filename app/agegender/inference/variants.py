@@ -11,18 +11,8 @@ from pydantic import ValidationError
 
 from agegender.inference.metadata import Variant
 from agegender.inference.session import OnnxSession, SessionInvalid
-from agegender.vision.align import CROP_SIZE
 
 _PREFERRED = "age_gender_B"
-
-__all__ = [
-    "Catalogue",
-    "Model",
-    "ModelsInvalid",
-    "UnknownModel",
-    "Variant",
-    "load_catalogue",
-]
 
 
 class ModelsInvalid(Exception):
@@ -71,71 +61,41 @@ class Catalogue:
 
 def load_catalogue(folder: Path) -> Catalogue:
     """Load every model of `folder` (ID.json with ID.onnx); raises ModelsInvalid."""
-    try:
-        names = {path.name for path in folder.iterdir()}
-    except FileNotFoundError:
+    if not folder.is_dir():
         raise ModelsInvalid(
             f"There is no models folder {folder.absolute()}: name the one that holds the models (ID.onnx and ID.json "
             "each) by --models or AGEGENDER_MODELS."
-        ) from None
-    except OSError as error:
-        raise ModelsInvalid(
-            f"The models folder {folder} cannot be read ({error.strerror}): check its path and rights."
-        ) from error
-    ids = sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
-    for name in sorted(names):
-        stem, _, suffix = name.rpartition(".")
-        if suffix == "onnx" and stem not in ids:
-            raise ModelsInvalid(
-                f"{folder / name} has no {stem}.json beside it: export the model again, or remove the file."
-            )
-    if not ids:
-        raise ModelsInvalid(f"The models folder {folder} is empty: put a model (ID.onnx and ID.json) there.")
-    return Catalogue([_load(folder, model_id) for model_id in ids])
-
-
-def _load(folder: Path, model_id: str) -> Model:
-    variant = _read_metadata(folder / f"{model_id}.json")
-    path = folder / f"{model_id}.onnx"
-    if _sha256(path) != variant.sha256:
-        raise ModelsInvalid(
-            f"{path} is not the file that {model_id}.json describes (its SHA-256 differs): "
-            "copy both again, or export the model again."
         )
-    try:
-        return Model(variant, OnnxSession(path))
-    except SessionInvalid as error:
-        raise ModelsInvalid(f"{path} {error}: export the model again.") from error
+    models = [_load(path) for path in sorted(folder.glob("*.json"))]
+    if not models:
+        raise ModelsInvalid(f"The models folder {folder} is empty: put a model (ID.onnx and ID.json) there.")
+    return Catalogue(models)
 
 
-def _read_metadata(path: Path) -> Variant:
+def _load(metadata: Path) -> Model:
+    network = metadata.with_suffix(".onnx")
     try:
-        variant = Variant.model_validate_json(path.read_bytes())
+        variant = Variant.model_validate_json(metadata.read_bytes())
+        if hashlib.sha256(network.read_bytes()).hexdigest() != variant.sha256:
+            raise ModelsInvalid(
+                f"{network} is not the file that {metadata.name} describes (its SHA-256 differs): "
+                "copy both again, or export the model again."
+            )
+        session = OnnxSession(network)
     except OSError as error:
-        raise ModelsInvalid(f"{path} cannot be read ({error.strerror}).") from error
+        raise ModelsInvalid(
+            f"{error.filename} cannot be read ({error.strerror}): a model needs {network.name} and {metadata.name}."
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        what = f"{where}: {first['msg']}" if where else first["msg"]
         raise ModelsInvalid(
-            f"{path} is not valid metadata ({what}): correct it, or export the model again."
+            f"{metadata} is not valid metadata ({where}: {first['msg']}): correct it, or export the model again."
         ) from error
-    if variant.id != path.stem:
-        raise ModelsInvalid(f"{path} says that its id is {variant.id}: the file name and the id must agree.")
-    if variant.input_size != CROP_SIZE:
+    except SessionInvalid as error:
+        raise ModelsInvalid(f"{network} {error}: export the model again.") from error
+    if variant.id != metadata.stem:
         raise ModelsInvalid(
-            f"{path} asks for crops of {variant.input_size} pixels, but they have {CROP_SIZE}."
+            f"{metadata} says that its id is {variant.id}: the file name and the id must agree."
         )
-    return variant
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError as error:
-        raise ModelsInvalid(
-            f"{path} is missing, though {path.stem}.json describes it: copy it there, or remove that."
-        ) from error
-    except OSError as error:
-        raise ModelsInvalid(f"{path} cannot be read ({error.strerror}).") from error
+    return Model(variant, session)

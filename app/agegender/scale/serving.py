@@ -145,7 +145,7 @@ class KeepContract:
             await self._app(scope, receive_bounded, send_own)
         if not answered:
             kind = refusal or REPLICA_LOST
-            own_id = {"X-Request-ID": request_id}
-            response = problems.problem_response(kind, kind.example, scope["path"], request_id, own_id)
+            error = problems.ApiError(kind, headers={"X-Request-ID": request_id})
+            response = problems.problem_response(error, scope["path"], request_id)
             response.raw_headers += HEADERS
             await response(scope, receive, send)
