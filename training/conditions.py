@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from agegender.answers import FaceEstimate
 from agegender.inference.ages import certainty, read_ages
+from agegender.inference.metadata import Variant
 from agegender.inference.pipeline import Pipeline
 from agegender.inference.session import OnnxSession
-from agegender.inference.metadata import Variant
 from agegender.inference.yunet import YuNet
 from agegender.vision.align import crop_face, roll_of
 from agegender.vision.decode import decode

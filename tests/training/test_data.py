@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from agegender.inference.pipeline import Pipeline
 from agegender.inference.metadata import Variant
+from agegender.inference.pipeline import Pipeline
 from agegender.inference.variants import Catalogue, Model
 from agegender.vision.face import Box, Face
 from agegender.vision.haar import Haar
