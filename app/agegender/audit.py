@@ -37,7 +37,7 @@ ENOUGH = 100
 
 _OLDEST = 120
 _BOOTSTRAP_SAMPLES = 1000
-_GENDERS = {"male": True, "m": True, "female": False, "f": False, "": None}
+_GENDERS = {"male": "male", "m": "male", "female": "female", "f": "female", "": ""}
 
 
 class AuditError(Exception):
@@ -51,8 +51,8 @@ class Label:
     file: str
     age: tuple[float, float] | None
     """The lowest and highest possible age in years; both the same if the age is known."""
-    male: bool | None
     groups: dict[str, str]
+    """The other columns: `gender`, which is male, female or empty, comes first."""
 
 
 def read_labels(path: Path) -> list[Label]:
@@ -65,23 +65,19 @@ def read_labels(path: Path) -> list[Label]:
         raise AuditError(f"{path} is not text in UTF-8: save the table as CSV in UTF-8.") from error
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-    columns = {name.lower(): name for name in reader.fieldnames if name}
-    if "file" not in columns or not columns.keys() & {"age", "gender"}:
+    names = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+    if "file" not in names or not {"age", "gender"} & set(names):
         raise AuditError(
-            f"{path} needs a column `file`, and `age` or `gender` or both; it has: {', '.join(columns.values())}."
+            f"{path} needs a column `file`, and `age` or `gender` or both; it has: {', '.join(names)}."
         )
-    others = [lower for lower in columns if lower not in ("file", "age", "gender")]
     labels = []
     for row in reader:
-        cells = {lower: (row[name] or "").strip() for lower, name in columns.items()}
+        cells = {name: (row[name] or "").strip() for name in names if name}
         try:
-            age, male = _age(cells.get("age", "")), _male(cells.get("gender", ""))
+            age, gender = _age(cells.pop("age", "")), _gender(cells.pop("gender", ""))
         except ValueError as error:
             raise AuditError(f"{path}, line {reader.line_num}: {error}.") from error
-        groups = {"gender": {True: "male", False: "female", None: ""}[male]}
-        groups |= {columns[lower]: cells[lower] for lower in others}
-        labels.append(Label(cells["file"], age, male, groups))
+        labels.append(Label(cells.pop("file"), age, {"gender": gender, **cells}))
     if not labels:
         raise AuditError(f"{path} has a heading but no rows: add a row for each photograph.")
     return labels
@@ -91,22 +87,20 @@ def _age(text: str) -> tuple[float, float] | None:
     if not text:
         return None
     number = r"(\d+(?:\.\d+)?)"
-    if found := re.fullmatch(rf"{number}(?:\s*[-\u2013]\s*{number})?", text):
-        low, high = float(found[1]), float(found[2] or found[1])
-    elif found := re.fullmatch(rf"more than {number}|{number}\+", text):
-        low, high = float(found[1] or found[2]), _OLDEST
-    else:
+    found = re.fullmatch(rf"(more than )?{number}(?:\s*[-\u2013]\s*{number}|(\+))?", text)
+    if not found:
         raise ValueError(f"the age {text!r} must be a number, a range such as 20-29 or 70+, or empty")
+    low = float(found[2])
+    high = _OLDEST if found[1] or found[4] else float(found[3] or low)
     if not low <= high <= _OLDEST:
         raise ValueError(f"the age {text!r} must be from 0 to {_OLDEST} years, a range in ascending order")
     return low, high
 
 
-def _male(text: str) -> bool | None:
-    try:
-        return _GENDERS[text.lower()]
-    except KeyError:
-        raise ValueError(f"the gender {text!r} must be male (m), female (f) or empty") from None
+def _gender(text: str) -> str:
+    if text.lower() not in _GENDERS:
+        raise ValueError(f"the gender {text!r} must be male (m), female (f) or empty")
+    return _GENDERS[text.lower()]
 
 
 @dataclass(frozen=True)
@@ -127,7 +121,8 @@ class Faces:
     @property
     def male(self) -> Floats:
         """(n,) 1 for male, 0 for female, NaN without a label."""
-        return np.array([np.nan if label.male is None else label.male for label in self.labels])
+        numbers = {"male": 1, "female": 0, "": np.nan}
+        return np.array([numbers[label.groups["gender"]] for label in self.labels], np.float64)
 
     def outcomes(self, variant: Variant, coverage: float) -> dict[str, Floats]:
         """Return (n,) values of each measure, NaN for faces without the label.

@@ -244,7 +244,7 @@ def test_the_figures_are_drawn(audit: Audit, tmp_path: Path, monkeypatch: pytest
     blue = np.abs(drawn.astype(int) - (0xB0, 0x6C, 0x2B)).max(axis=2) < 10
     assert blue.sum() > 500
     nowhere = audit("--detector=none", f"--plot={tmp_path}/nowhere/plot.png")
-    assert (nowhere.exit_code, "cannot be written (No such file" in nowhere.stderr) == (1, True)
+    assert (nowhere.exit_code, "The audit cannot be written (" in nowhere.stderr) == (1, True)
     monkeypatch.setattr(commands, "find_spec", lambda _: None)
     without = audit(f"--plot={tmp_path}/plot.png")
     assert (without.exit_code, without.stdout) == (1, "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,13 +21,12 @@ from agegender.audit import MEASURES, AuditError, Faces, Figure, Group, Label, m
 from agegender.cli.output import plain_table
 from agegender.cores import available_cores
 from agegender.inference.metadata import Variant
-from agegender.inference.pipeline import Pipeline
-from agegender.inference.variants import Model, load_catalogue
-from agegender.inference.yunet import YuNet
+from agegender.inference.variants import Model
 from agegender.inputs import PredictQuery
+from agegender.predictor import ImageTooLarge, ImageUnreadable, Predictor
 from agegender.settings import Settings
 from agegender.vision.align import crop_face, crop_whole
-from agegender.vision.decode import ImageTooLarge, ImageUnreadable, decode
+from agegender.vision.decode import decode
 
 
 class Read(NamedTuple):
@@ -39,19 +37,13 @@ class Read(NamedTuple):
     male_probability: float
 
 
-class Reader:
-    """Find the largest face in photographs, and run a model on it.
-
-    Raises ModelsInvalid, UnknownModel or DetectorFileError.
-    """
+class Reader(Predictor):
+    """Find the largest face in photographs, and run a model on it. Raises what `Predictor` raises, and UnknownModel."""
 
     def __init__(self, settings: Settings, query: PredictQuery) -> None:
-        self._settings, self._query = settings, query
-        self._catalogue = load_catalogue(settings.models)
-        default = self._catalogue.default(settings.default_model)
-        self.model: Model = self._catalogue[default if query.model is None else query.model]
-        self._yunet = YuNet.installed(settings.yunet_path)
-        self._of_thread = threading.local()
+        super().__init__(settings)
+        self._query = query
+        self.model: Model = self._catalogue[query.model or self._catalogue.default(settings.default_model)]
 
     def read_all(self, folder: Path, labels: Sequence[Label]) -> Iterator[Read | str | None]:
         """Yield the output for each file, in order: None without a face, a sentence if it cannot be read.
@@ -78,12 +70,6 @@ class Reader:
         age, male = self.model.session.run(crop[np.newaxis])
         return Read(found, age[0], float(male[0]))
 
-    def _pipeline(self) -> Pipeline:
-        if not hasattr(self._of_thread, "pipeline"):
-            self._of_thread.pipeline = Pipeline(self._catalogue, yunet=self._yunet)
-        pipeline: Pipeline = self._of_thread.pipeline
-        return pipeline
-
 
 @dataclass(frozen=True)
 class Report:
@@ -103,8 +89,8 @@ class Report:
     groups: list[Group]
 
     def write_json(self, path: Path) -> None:
-        """Write the report as JSON. Raises AuditError."""
-        _write(path, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        """Write the report as JSON."""
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     def print(self, out: Console) -> None:
         """Print the figures of all faces and of each group, with their intervals."""
@@ -137,7 +123,7 @@ class Report:
         )
 
     def plot(self, path: Path) -> None:
-        """Draw the figures of all faces and of each group, with their intervals, as PNG. Raises AuditError."""
+        """Draw the figures of all faces and of each group, with their intervals, as PNG."""
         from matplotlib.figure import Figure as Drawing
         from matplotlib.ticker import PercentFormatter
 
@@ -163,10 +149,7 @@ class Report:
         axes[0].set_yticks(range(len(rows)), rows)
         axes[0].set_ylim(len(rows) - 0.5, -0.5)
         drawing.suptitle(f"{self.model}: means with 95 % bootstrap intervals", fontsize=11)
-        try:
-            drawing.savefig(path, dpi=120, format="png")
-        except OSError as error:
-            raise AuditError(f"{path} cannot be written ({error.strerror}).") from error
+        drawing.savefig(path, dpi=120, format="png")
 
 
 def examine(
@@ -199,21 +182,14 @@ def examine(
 
 
 def write_recalibrated(model: Model, models: Path, faces: Faces, folder: Path) -> None:
-    """Write ID.json, calibrated on `faces`, and a copy of ID.onnx into a new `folder`. Raises AuditError."""
+    """Write ID.json, calibrated on `faces`, and a copy of ID.onnx into a new `folder`.
+
+    Raises AuditError if the faces are too few.
+    """
     variant = faces.recalibrated(model.variant)
-    try:
-        folder.mkdir(parents=True)
-        shutil.copyfile(models / f"{variant.id}.onnx", folder / f"{variant.id}.onnx")
-    except OSError as error:
-        raise AuditError(f"{folder} cannot be written ({error.strerror}).") from error
-    _write(folder / f"{variant.id}.json", variant.model_dump_json(indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise AuditError(f"{path} cannot be written ({error.strerror}).") from error
+    folder.mkdir(parents=True)
+    shutil.copyfile(models / f"{variant.id}.onnx", folder / f"{variant.id}.onnx")
+    (folder / f"{variant.id}.json").write_text(variant.model_dump_json(indent=2) + "\n")
 
 
 def _in_years(measure: str) -> bool:

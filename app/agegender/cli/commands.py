@@ -377,6 +377,8 @@ def audit(
             )
     except (AuditError, *CANNOT_GO_ON) as error:
         _fail(error)
+    except OSError as error:
+        _fail(f"The audit cannot be written ({error}).")
 
 
 @app.command()
