@@ -136,6 +136,13 @@ def make(
     recognizer: Annotated[
         Path | None, typer.Option(help="InsightFace's w600k_mbf.onnx, the teacher in the recipes of A and B.")
     ] = None,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed",
+            help="Train together with other processes, on JAX, and stop after that: see docs/training.md.",
+        ),
+    ] = False,
     yunet: YuNetOption = None,
     cache: CacheOption = DEFAULT_CACHE,
     runs: RunsOption = DEFAULT_RUNS,
@@ -152,6 +159,13 @@ def make(
     faces = _prepare(utkface, fairface, yunet, cache) if utkface or fairface else data.load(cache)
     others = _official_validation(fairface_val, yunet)
     run = runs / Path(name).stem
+    if distributed:
+        from training.distributed import join
+
+        process = join()
+        own = run if process.index == 0 else run.with_name(f"{run.name}-process{process.index}")
+        training.train(chosen, faces, own, imagenet, recognizer, process)
+        return
     network = training.train(chosen, faces, run, imagenet, recognizer)
     record = training.read_record(run) | {"history": training.read_history(run)}
     files = export.Files(models, f"age_gender_{Path(name).stem}")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from training.augment import augment, resize, spoil
 from training.data import Faces
+from training.distributed import ALONE, Process
 from training.errors import TrainingError
 from training.files import write_json
 from training.losses import AgeLoss, age_error, smooth_age_prior
@@ -36,7 +37,7 @@ class Batches(keras.utils.PyDataset):
     """Batches of images (n, side, side, 3) uint8 with their labels.
 
     With a seed, shuffle for each epoch and augment; without one, leave the images as they are. With a teacher, the
-    labels include its answers, and the inputs its features.
+    labels include its answers, and the inputs its features. Of each batch, only the part of `process` is made.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Batches(keras.utils.PyDataset):
         batch_size: int,
         seed: int | None = None,
         teacher: tuple[Teacher, Answers] | None = None,
+        process: Process = ALONE,
     ) -> None:
         super().__init__(workers=1, max_queue_size=8)
         self._faces = faces
@@ -54,8 +56,10 @@ class Batches(keras.utils.PyDataset):
         self._side = side
         self._size = batch_size
         self._seed = seed
-        self._random = np.random.default_rng(seed)
+        self._order = np.random.default_rng(seed)  # the same in all processes
+        self._random = np.random.default_rng((seed or 0, process.index))
         self._teacher = teacher
+        self._process = process
         self.on_epoch_end()
 
     def __len__(self) -> int:
@@ -64,7 +68,7 @@ class Batches(keras.utils.PyDataset):
         return whole if self._seed is not None else math.ceil(len(self._rows) / self._size)
 
     def __getitem__(self, index: int) -> tuple[Any, dict[str, NDArray[np.float32]]]:
-        rows = self._rows[index * self._size : (index + 1) * self._size]
+        rows = self._process.part(self._rows[index * self._size : (index + 1) * self._size])
         age = np.stack([self._faces.age_low[rows], self._faces.age_high[rows]], axis=1).astype(np.float32)
         male = self._faces.male[rows, None].astype(np.float32)
         crops = self._faces.crops[rows]
@@ -89,7 +93,7 @@ class Batches(keras.utils.PyDataset):
     def on_epoch_end(self) -> None:
         """Shuffle."""
         if self._seed is not None:
-            self._rows = self._random.permutation(self._rows)
+            self._rows = self._order.permutation(self._rows)
 
 
 class Trainee(keras.Model):
@@ -144,6 +148,8 @@ class MovingAverage(keras.callbacks.Callback):
 
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         """Update the average, with less inertia over the first steps."""
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
         steps = int(self.model.optimizer.iterations)
         share = 1 - min(self._decay, steps / (steps + 10))
         for mean, new in zip(self._weights, self.model.network.get_weights(), strict=True):
@@ -172,11 +178,19 @@ class Clock(keras.callbacks.Callback):
         write_json(self._file, record)
 
 
-def train(recipe: Recipe, faces: Faces, run: Path, imagenet: str, recognizer: Path | None) -> keras.Model:
+def train(
+    recipe: Recipe,
+    faces: Faces,
+    run: Path,
+    imagenet: str,
+    recognizer: Path | None,
+    process: Process = ALONE,
+) -> keras.Model:
     """Train by `recipe` on the prepared `faces`; return the network with the weights that validated best.
 
     A stopped run is resumed after its last whole epoch. `imagenet` names the file of MobileNetV2's weights, or
-    is "imagenet" to download them; `recognizer` is the teacher's file. Raises TrainingError.
+    is "imagenet" to download them; `recognizer` is the teacher's file. Every `process` has a run folder of its own.
+    Raises TrainingError.
     """
     usable = np.isin(faces.dataset, recipe.datasets)
     rows = {split: np.flatnonzero(usable & (faces.split == split)) for split in (TRAIN, VALIDATION)}
@@ -224,7 +238,7 @@ def train(recipe: Recipe, faces: Faces, run: Path, imagenet: str, recognizer: Pa
         keras.callbacks.TerminateOnNaN(),
         Clock(run / RECORD_FILE),
     ]
-    validation = Batches(faces, rows[VALIDATION], recipe.side, recipe.batch_size)
+    validation = Batches(faces, rows[VALIDATION], recipe.side, recipe.batch_size, process=process)
     done = 0
     for stage in recipe.stages:
         first, done = done, done + stage.epochs
@@ -234,7 +248,7 @@ def train(recipe: Recipe, faces: Faces, run: Path, imagenet: str, recognizer: Pa
             first, len(history)
         )  # or a resumed stage would repeat its augmentation
         trainee.fit(
-            Batches(faces, rows[TRAIN], stage.side, recipe.batch_size, seed, teacher),
+            Batches(faces, rows[TRAIN], stage.side, recipe.batch_size, seed, teacher, process),
             validation_data=validation,
             initial_epoch=first,
             epochs=done,
