@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test docs test-scale serve-ray test-docker bench soak fuzz audit wheel env-train env-jax models model-A model-B model-C compare lint format lock clean
+.PHONY: serve test docs test-scale serve-ray test-docker bench soak fuzz audit wheel env-train env-jax prepare models model-A model-B model-C compare lint format lock clean
 
 serve: $(VENV)/.serve ## Run the service on http://127.0.0.1:8000
 	-$(BIN)/agegender fetch-detector
@@ -66,24 +66,26 @@ UTKFACE ?= data/UTKFace.tar.gz
 FAIRFACE ?= data/fairface.tar.gz
 IMAGENET ?= imagenet
 TRAIN := $(BIN)/python -m training
-define MAKE_MODEL
-$(if $(YUNET),,$(BIN)/agegender fetch-detector)
-$(TRAIN) make $(1) --utkface $(UTKFACE) $(FAIRFACE:%=--fairface %) --imagenet $(IMAGENET) \
-  $(if $(RECOGNIZER),--recognizer $(RECOGNIZER)) $(if $(YUNET),--yunet $(YUNET))
-endef
+FACES := --utkface $(UTKFACE) $(FAIRFACE:%=--fairface %)
+MAKE_MODEL := $(TRAIN) make --imagenet $(IMAGENET) $(if $(RECOGNIZER),--recognizer $(RECOGNIZER))
 
 models: model-A model-B model-C ## Make the models anew: UTKFACE=... FAIRFACE="... ..." RECOGNIZER=...
 
-model-A model-B model-C: $(VENV)/.train
-	$(call MAKE_MODEL,$(@:model-%=%))
+prepare: $(VENV)/.train
+	$(if $(YUNET),,$(BIN)/agegender fetch-detector)
+	$(TRAIN) prepare $(FACES) $(if $(YUNET),--yunet $(YUNET))
 
-model-C: runs/C_first/age_gender_C_first.keras
+model-A model-B model-C: prepare
+	$(MAKE_MODEL) $(@:model-%=%)
 
-runs/C_first/age_gender_C_first.keras: | $(VENV)/.train
-	$(call MAKE_MODEL,C_first) --models $(@D)
+# Both begin with the result of one run.
+model-B model-C: runs/C_first/age_gender_C_first.keras
+
+runs/C_first/age_gender_C_first.keras: | prepare
+	$(MAKE_MODEL) C_first --models $(@D)
 
 compare: $(VENV)/.train ## Measure the models and a package with weights of its own on the test images
-	$(TRAIN) compare --utkface $(UTKFACE) $(FAIRFACE:%=--fairface %)
+	$(TRAIN) compare $(FACES)
 
 wheel: $(VENV)/.serve ## Build the wheel and the source distribution, with the models that are served: dist/
 	$(BIN)/python -m hatchling build

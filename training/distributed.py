@@ -45,6 +45,5 @@ def join() -> Process:
         raise TrainingError(f"Set {', '.join(missing)} for --distributed: see docs/training.md.")
     keras.distribution.initialize()
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
-    return Process(
-        int(os.environ["KERAS_DISTRIBUTION_PROCESS_ID"]), int(os.environ["KERAS_DISTRIBUTION_NUM_PROCESSES"])
-    )
+    count, index = (int(os.environ[name]) for name in VARIABLES[1:])
+    return Process(index, count)
