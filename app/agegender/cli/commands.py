@@ -293,10 +293,9 @@ def score(
     begun = time.perf_counter()
     try:
         with _progress() as progress:
-            task = progress.add_task("images found", total=None)
-            job = scoring.describe(sources, column, options)
-            results = scoring.Results(output, job, lambda found: progress.update(task, completed=found))
-            progress.update(task, description="images", total=results.images, completed=results.images_done)
+            task = progress.add_task("images", total=None)
+            results = scoring.Results(output, scoring.describe(sources, column, options))
+            progress.update(task, total=results.images, completed=results.images_done)
             for counts in scoring.run(results, workers, ray):
                 progress.advance(task, counts["images"])
                 total.update(counts)

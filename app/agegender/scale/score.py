@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -52,16 +52,10 @@ _PLAN_SCHEMA = pa.schema(
 class Results:
     """The results of `job` in a folder: its plan, which is made if there is none, and the finished shards.
 
-    Without `job`, the folder must hold a plan. `on_planned` is called with the number of images planned so far. Raises
-    ScoreError, also if the plan is of another job.
+    Without `job`, the folder must hold a plan. Raises ScoreError, also if the plan is of another job.
     """
 
-    def __init__(
-        self,
-        folder: str,
-        job: dict[str, Any] | None = None,
-        on_planned: Callable[[int], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, folder: str, job: dict[str, Any] | None = None) -> None:
         self.folder = folder if "://" in folder else os.path.abspath(folder)
         self._files, self._folder = open_folder(folder)
         path = f"{self._folder}/{_PLAN}"
@@ -69,7 +63,7 @@ class Results:
             if job is not None and self._files.get_file_info(path).type == FileType.NotFound:
                 self._files.create_dir(self._folder)
                 with self._new_file(_PLAN) as file:
-                    _write_plan(file, job, on_planned)
+                    _write_plan(file, job)
             self._plan = pq.ParquetFile(self._files.open_input_file(path))
             found = self._files.get_file_info(FileSelector(self._folder))
         except OSError as error:
@@ -114,13 +108,12 @@ def _name(shard: int) -> str:
     return f"part-{shard:07}.parquet"
 
 
-def _write_plan(file: pa.NativeFile, job: dict[str, Any], on_planned: Callable[[int], None]) -> None:
+def _write_plan(file: pa.NativeFile, job: dict[str, Any]) -> None:
     images = 0
     with pq.ParquetWriter(file, _PLAN_SCHEMA) as writer:
         for parts in plan(list(map(open_source, job["sources"])), job["column"]):
             writer.write_table(pa.Table.from_pylist([part._asdict() for part in parts], _PLAN_SCHEMA))
             images += sum(part.images for part in parts)
-            on_planned(images)
         writer.add_key_value_metadata({"job": json.dumps(job), "images": str(images)})
 
 

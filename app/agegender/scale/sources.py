@@ -64,38 +64,30 @@ class Source:
     prefix: str
     """Precedes paths in output: `s3://`, or nothing for a local file."""
 
-    def find(self) -> Iterator[FileInfo]:
-        """Yield image files and Parquet files, sorted by path. Raises ScoreError if there are none."""
+    def find(self) -> list[FileInfo]:
+        """Return image files and Parquet files, sorted by path. Raises ScoreError if there are none."""
         try:
             root = self.files.get_file_info(self.root)
             if root.type == FileType.File:
-                yield root
-                return
-            found = False
-            for info in self._walk(root):
-                found = True
-                yield info
+                return [root]
+            everything = self.files.get_file_info(
+                FileSelector(self.root, allow_not_found=True, recursive=True)
+            )
         except (OSError, UnicodeDecodeError) as error:
             raise ScoreError(f"{self.prefix}{self.root} cannot be listed ({error}).") from error
+        found = [info for info in everything if info.type == FileType.File and self._takes(info.path)]
         if not found:
             raise ScoreError(
                 f"There is no JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or Parquet file at {self.prefix}{self.root}"
                 + (" that matches." if self.pattern else ".")
             )
+        return sorted(found, key=lambda info: str(info.path))
 
-    def _walk(self, folder: FileInfo) -> Iterator[FileInfo]:
-        if folder.type == FileType.NotFound:
-            return
-        for info in sorted(self.files.get_file_info(FileSelector(folder.path)), key=lambda each: each.path):
-            if info.base_name.startswith("."):
-                continue
-            if info.type == FileType.Directory:
-                yield from self._walk(info)
-            elif info.base_name.lower().endswith((*SUFFIXES, PARQUET)) and self._matches(info.path):
-                yield info
-
-    def _matches(self, path: str) -> bool:
-        return self.pattern is None or bool(self.pattern.fullmatch(path[len(self.root) :].lstrip("/")))
+    def _takes(self, path: str) -> bool:
+        below = path[len(self.root) :].lstrip("/")
+        hidden = below.startswith(".") or "/." in below
+        matches = self.pattern is None or self.pattern.fullmatch(below)
+        return bool(matches) and not hidden and path.lower().endswith((*SUFFIXES, PARQUET))
 
 
 def open_source(name: str) -> Source:
