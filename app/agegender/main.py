@@ -28,12 +28,10 @@ from agegender.inference.pool import Pool
 from agegender.inference.variants import ModelsInvalid, UnknownModel, load_catalogue
 from agegender.inference.yunet import YuNet
 from agegender.settings import Settings, listed
-from agegender.vision.haar import CascadeMissing
 
 logger = logging.getLogger("agegender")
 
 CANNOT_START = (
-    CascadeMissing,
     DetectorFileError,
     ModelsInvalid,
     TracesUnavailable,
@@ -52,7 +50,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.service = service = start(settings)
         app.state.metrics.watch(service)
         yield
-        app.state.unfinished = not await service.pool.drain(settings.drain_timeout)
+        app.state.unfinished = not service.pool.stop()
         if app.state.traces:
             app.state.traces.close()
 
@@ -114,7 +112,7 @@ def _add_middleware(app: FastAPI, cors_origins: str = "", traces: bool = False) 
 
 
 def start(settings: Settings) -> Service:
-    """Load the models, start the workers and let each make a first prediction. Raises one of `CANNOT_START`."""
+    """Load the models and make a first prediction. Raises one of `CANNOT_START`."""
     catalogue = load_catalogue(settings.models)
     default_model = catalogue.default(settings.default_model)
     yunet = YuNet.installed(settings.yunet_path)
@@ -123,22 +121,18 @@ def start(settings: Settings) -> Service:
             "YuNet is not installed, Haar is used instead: run `agegender fetch-detector` to install YuNet"
         )
 
-    def make_worker() -> Pipeline:
-        pipeline = Pipeline(catalogue, yunet=yunet, max_image_memory=settings.max_image_memory)
-        pipeline.warm()
-        return pipeline
-
-    pool = Pool(
-        make_worker,
-        workers=settings.workers,
-        queue_size=settings.queue_size,
-        queue_timeout=settings.queue_timeout,
-    )
+    pipeline = Pipeline(catalogue, yunet=yunet, max_image_memory=settings.max_image_memory)
+    pipeline.warm()
     if not settings.api_keys.get_secret_value():
         logger.info("no API keys are set: anyone who can reach this address can use the service")
     return Service(
         catalogue=catalogue,
-        pool=pool,
+        pipeline=pipeline,
+        pool=Pool(
+            workers=settings.workers,
+            queue_size=settings.queue_size,
+            queue_timeout=settings.queue_timeout,
+        ),
         default_model=default_model,
         auto_detector="haar" if yunet is None else "yunet",
         max_bytes=settings.max_bytes,

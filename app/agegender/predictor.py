@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Unpack
 
 from agegender.answers import Prediction
@@ -40,8 +39,11 @@ class Predictor:
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or Settings()
         self._catalogue = load_catalogue(self._settings.models)
-        self._yunet = YuNet.installed(self._settings.yunet_path)
-        self._of_thread = threading.local()
+        self._pipeline = Pipeline(
+            self._catalogue,
+            yunet=YuNet.installed(self._settings.yunet_path),
+            max_image_memory=self._settings.max_image_memory,
+        )
 
     def predict(
         self, photograph: Photograph, *, channels: Channels | None = None, **options: Unpack[Options]
@@ -57,13 +59,4 @@ class Predictor:
         image = file_or_pixels(photograph, channels)
         default = self._catalogue.default(self._settings.default_model)
         model = default if query.model is None else query.model
-        return self._pipeline().predict(image, **{**query.model_dump(), "model": model})
-
-    def _pipeline(self) -> Pipeline:
-        """Return this thread's pipeline: threads cannot share Haar's detector."""
-        if not hasattr(self._of_thread, "pipeline"):
-            self._of_thread.pipeline = Pipeline(
-                self._catalogue, yunet=self._yunet, max_image_memory=self._settings.max_image_memory
-            )
-        pipeline: Pipeline = self._of_thread.pipeline
-        return pipeline
+        return self._pipeline.predict(image, **{**query.model_dump(), "model": model})

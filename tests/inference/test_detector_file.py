@@ -51,35 +51,29 @@ def site(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Site]:
     with web_server(site.answer) as address:
         monkeypatch.setattr(detector_file, "YUNET_URL", f"{address}/yunet.onnx")
         monkeypatch.setattr(detector_file, "YUNET_SHA256", hashlib.sha256(PUBLISHED).hexdigest())
-        monkeypatch.setattr(detector_file, "YUNET_SIZE", len(PUBLISHED))
         yield site
 
 
 def test_the_file_is_downloaded_and_then_found(site: Site, cache: Path) -> None:
     assert find() is None
-    progress: list[int] = []
-    path = fetch(on_progress=progress.append)
+    path = fetch()
     assert path == find() == cached_path()
     assert path.parent == cache
     assert path.read_bytes() == PUBLISHED
-    assert progress == sorted(progress)
-    assert progress[-1] == len(PUBLISHED)
     assert [file.name for file in cache.iterdir()] == [path.name]
     assert site.requests == ["/yunet.onnx", "/elsewhere"]
 
 
 @pytest.mark.parametrize(
-    "body", [PUBLISHED[:-1] + b"?", PUBLISHED[:1000], b"", PUBLISHED + b"more", b"x" * 50_000_000],
-    ids=["altered", "short", "empty", "longer", "endless"],
+    "body", [PUBLISHED[:-1] + b"?", PUBLISHED[:1000], b"", PUBLISHED + b"more"],
+    ids=["altered", "short", "empty", "longer"],
 )  # fmt: skip
 def test_other_bytes_than_the_published_are_refused_and_not_kept(
     site: Site, cache: Path, body: bytes
 ) -> None:
     site.body = body
-    progress = [0]
     with pytest.raises(DetectorFileError, match="What was downloaded is not the published YuNet"):
-        fetch(on_progress=progress.append)
-    assert progress[-1] < 1_000_000
+        fetch()
     assert not cache.exists()
     assert find() is None
 
@@ -132,7 +126,6 @@ def test_a_file_named_by_the_operator_must_be_there_and_be_the_published_one(
 
 
 @needs_yunet
-def test_the_digest_and_the_size_are_those_of_the_published_file(cache: Path) -> None:
+def test_the_digest_is_that_of_the_published_file(cache: Path) -> None:
     assert find(YUNET) == YUNET
-    assert YUNET.stat().st_size == detector_file.YUNET_SIZE
     assert fetch(YUNET).parent == cache

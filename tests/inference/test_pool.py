@@ -12,38 +12,30 @@ import pytest
 from agegender.inference.pool import Overloaded, Pool
 from helpers import PATIENCE, until
 
-
-class Worker:
-    """Must never be used by two threads at a time."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-
-
-Work = Callable[[Worker], object]
+Work = Callable[[], object]
 
 
 @contextmanager
-def running(workers: int = 1, queue_size: int = 4) -> Iterator[Pool[Worker]]:
-    pool = Pool(Worker, workers=workers, queue_size=queue_size, queue_timeout=PATIENCE)
+def running(workers: int = 1, queue_size: int = 4) -> Iterator[Pool]:
+    pool = Pool(workers=workers, queue_size=queue_size, queue_timeout=PATIENCE)
     yield pool
-    assert asyncio.run(pool.drain(PATIENCE)), "some work never ended"
+    asyncio.run(until(pool.stop))
     left = pool.load()
     assert (left.admitted, left.waiting, left.running) == (0, 0, 0)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("worker")]
+    asyncio.run(until(lambda: not any(thread.name.startswith("worker") for thread in threading.enumerate())))
 
 
-async def ask(pool: Pool[Worker], *works: Work) -> list[object]:
+async def ask(pool: Pool, *works: Work) -> list[object]:
     """What a handler does with the images of one request."""
     with pool.admit(), pool.place() as place:
         return await asyncio.gather(*map(place.run, works))
 
 
 @asynccontextmanager
-async def held(pool: Pool[Worker]) -> AsyncIterator[None]:
+async def held(pool: Pool) -> AsyncIterator[None]:
     """Keep the only worker busy for the length of a `with` block."""
     gate = threading.Event()
-    holding = asyncio.create_task(ask(pool, lambda _: gate.wait(PATIENCE)))
+    holding = asyncio.create_task(ask(pool, lambda: gate.wait(PATIENCE)))
     await until(lambda: pool.load().running == 1)
     yield
     gate.set()
@@ -67,7 +59,7 @@ def test_work_is_begun_in_the_order_in_which_it_came(requests: list[str], order:
             async with held(pool):
                 waiting = []
                 for number, names in enumerate(requests):
-                    works = [lambda _, name=name: begun.append(name) for name in names]
+                    works = [lambda name=name: begun.append(name) for name in names]
                     waiting.append(asyncio.create_task(ask(pool, *works)))
                     await until(lambda number=number: pool.load().waiting == number + 1)
                 assert begun == []
@@ -85,9 +77,7 @@ def test_a_crowd_that_comes_and_goes_leaves_exact_counts(most: int) -> None:
             chance = random.Random(0)
             outcomes = {"served": 0, "refused": 0, "gone": 0, "failed": 0}
 
-            def work(worker: Worker) -> None:
-                assert worker.lock.acquire(blocking=False), "two threads share a worker"
-                worker.lock.release()
+            def work() -> None:
                 if chance.random() < 0.2:
                     raise ValueError
 

@@ -20,7 +20,6 @@ from agegender.api.rate_limit import check_caller
 from agegender.api.security import KEY_HEADER
 from agegender.api.state import Service, service_of
 from agegender.api.upload import MAX_BATCH_IMAGES, BatchBody, ImageBody, SentImage
-from agegender.inference.pipeline import Pipeline
 from agegender.inference.pool import Overloaded, Place
 from agegender.inputs import PredictQuery
 
@@ -113,7 +112,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
         with service.pool.place() as place:
             prediction = await _unless_client_leaves(
                 request,
-                place.run(lambda pipeline: pipeline.predict(image.take(service.max_bytes), **options)),
+                place.run(lambda: service.pipeline.predict(image.take(service.max_bytes), **options)),
             )
     _observe(request, prediction)
     request.state.log_fields.update(detector=prediction.detector, faces=len(prediction.faces))
@@ -163,7 +162,7 @@ async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()
         request.state.log_fields.update(images=len(images))
         with service.pool.place() as place:
             outcomes = await _unless_client_leaves(
-                request, _predict_each(request, images, service.max_bytes, options, place, share)
+                request, _predict_each(request, images, options, place, share)
             )
     found = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, ApiError)]
@@ -207,16 +206,17 @@ def _observe(request: Request, prediction: Prediction) -> None:
 async def _predict_each(
     request: Request,
     images: list[SentImage],
-    max_bytes: int,
     options: dict[str, Any],
-    place: Place[Pipeline],
+    place: Place,
     share: Share,
 ) -> list[Prediction | ApiError]:
     """Return the prediction or the problem of each image. Empties `images`, to free each one once it is processed."""
 
-    def work(image: SentImage, pipeline: Pipeline) -> Prediction | ApiError:
+    service = service_of(request)
+
+    def work(image: SentImage) -> Prediction | ApiError:
         try:
-            return pipeline.predict(image.take(max_bytes), **options)
+            return service.pipeline.predict(image.take(service.max_bytes), **options)
         except Exception as error:
             # Returned, not raised: its traceback would keep the image in memory.
             return problems.as_api_error(error, request)

@@ -18,7 +18,8 @@ class Service:
     """The models, the workers that run them, and the settings that requests need."""
 
     catalogue: Catalogue
-    pool: Pool[Pipeline]
+    pipeline: Pipeline
+    pool: Pool
     default_model: str
     auto_detector: Literal["yunet", "haar"]
     max_bytes: int

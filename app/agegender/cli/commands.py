@@ -418,9 +418,7 @@ def fetch_detector(
         path = detector_file.find() if source is None else None
     try:
         if path is None:
-            with _progress() as progress:
-                task = progress.add_task("YuNet", total=detector_file.YUNET_SIZE)
-                path = detector_file.fetch(source, lambda received: progress.update(task, completed=received))
+            path = detector_file.fetch(source)
     except DetectorFileError as error:
         _fail(error)
     out.print(f"YuNet is at {path}", highlight=False, soft_wrap=True)

@@ -37,7 +37,6 @@ from agegender.predictor import (
 )
 from agegender.settings import Settings
 from agegender.vision.decode import decode
-from agegender.vision.haar import CascadeMissing
 
 STDIN = "-"
 _ANNOTATED = ".annotated.jpg"
@@ -62,7 +61,6 @@ class FileProblem(Exception):
 CANNOT_GO_ON = (
     AgeGenderError,
     CannotAnnotate,
-    CascadeMissing,
     DetectorFileError,
     DetectorUnavailable,
     ModelsInvalid,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -16,8 +15,6 @@ YUNET_URL = (
     "models/face_detection_yunet/face_detection_yunet_2023mar.onnx"
 )
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
-YUNET_SIZE = 232_589
-"""Bytes of the published file."""
 
 
 class DetectorFileError(Exception):
@@ -41,13 +38,12 @@ def find(path: Path | None = None) -> Path | None:
     return found
 
 
-def fetch(source: Path | None = None, on_progress: Callable[[int], None] = lambda _: None) -> Path:
+def fetch(source: Path | None = None) -> Path:
     """Put the published file into the user's cache folder, from the internet or from `source`.
 
-    `on_progress` is called with the number of bytes received so far, of `YUNET_SIZE`. The file appears whole or not
-    at all. Returns its path; raises DetectorFileError.
+    The file appears whole or not at all. Returns its path; raises DetectorFileError.
     """
-    data = _download(on_progress) if source is None else _read(source)
+    data = _download() if source is None else _read(source)
     _checked(data, "What was downloaded" if source is None else str(source))
     target = cached_path()
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
@@ -63,22 +59,13 @@ def fetch(source: Path | None = None, on_progress: Callable[[int], None] = lambd
     return target
 
 
-def _download(on_progress: Callable[[int], None]) -> bytes:
-    data = bytearray()
+def _download() -> bytes:
     try:
-        with httpx.stream("GET", YUNET_URL, follow_redirects=True, timeout=10) as response:
-            response.raise_for_status()
-            for chunk in response.iter_bytes():
-                data += chunk
-                on_progress(len(data))
-                if len(data) > YUNET_SIZE:
-                    break  # the digest cannot match any more
+        return httpx.get(YUNET_URL, follow_redirects=True, timeout=10).raise_for_status().content
     except httpx.HTTPStatusError as error:
         reason = f"it answered {error.response.status_code}"
     except httpx.HTTPError:
         reason = "it cannot be reached from here"
-    else:
-        return bytes(data)
     raise DetectorFileError(
         f"YuNet could not be downloaded from {YUNET_URL}: {reason}; the service uses Haar, "
         "and `agegender fetch-detector --from PATH` takes a file that you already have."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import cached_property
 
 import cv2
 import numpy as np
@@ -38,7 +37,7 @@ class DetectorUnavailable(Exception):
 
 
 class Pipeline:
-    """Decodes, detects, crops and runs the model, on one thread: Haar is not shared, YuNet and sessions may be."""
+    """Decodes, detects, crops and runs the model, on the calling thread. May be shared by threads."""
 
     def __init__(
         self,
@@ -53,6 +52,7 @@ class Pipeline:
         self._catalogue = catalogue
         self._max_image_memory = max_image_memory
         self._yunet = yunet
+        self._haar = Haar()
 
     def predict(
         self,
@@ -113,13 +113,8 @@ class Pipeline:
         for model in self._catalogue:
             model.session.run(crop_whole(blank)[np.newaxis])
 
-    @cached_property
-    def _haar(self) -> Haar:
-        """Created when first needed: with YuNet it seldom is, and it takes some 10 MB."""
-        return Haar()
-
     def detector(self, choice: DetectorChoice) -> YuNet | Haar | None:
-        """The detector of that name; None for `none`. Raises DetectorUnavailable or CascadeMissing."""
+        """The detector of that name; None for `none`. Raises DetectorUnavailable."""
         match choice:
             case "none":
                 return None

@@ -6,7 +6,7 @@ workers and in the queue only when its work begins to wait. A caller who is slow
     with pool.admit():                            # or Overloaded, ShuttingDown
         body = await read()
         with pool.place() as place:               # or Overloaded
-            answer = await place.run(lambda worker: worker.predict(body))  # or QueueTimeout
+            answer = await place.run(lambda: predict(body))  # or QueueTimeout
 
 All but the work itself happens on one event loop.
 """
@@ -19,9 +19,8 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-W = TypeVar("W")
 T = TypeVar("T")
 
 
@@ -60,28 +59,19 @@ class Load:
     timed_out: int
 
 
-class Pool(Generic[W]):
-    """`workers` threads, each of which runs work with one of as many workers from `make_worker`.
+class Pool:
+    """`workers` threads and a queue in front of them: `workers` + `queue_size` places.
 
-    There are `workers` + `queue_size` places. Work that has waited for more than `queue_timeout` seconds is not begun.
-    Raises what `make_worker` raises.
+    Work that has waited for more than `queue_timeout` seconds is not begun.
     """
 
-    def __init__(
-        self, make_worker: Callable[[], W], *, workers: int, queue_size: int, queue_timeout: float
-    ) -> None:
+    def __init__(self, *, workers: int, queue_size: int, queue_timeout: float) -> None:
         self.workers = workers
         self.places = workers + queue_size
         self.accepting = True
         self._queue_timeout = queue_timeout
         self._executor = concurrent.futures.ThreadPoolExecutor(workers, "worker")
-        try:
-            self._idle = list(self._executor.map(lambda _: make_worker(), range(workers)))
-        except BaseException:
-            self._executor.shutdown(cancel_futures=True)
-            raise
-        self._taken: list[Place[W]] = []
-        self._closed_at = 0.0
+        self._taken: list[Place] = []
         self._admitted = self._refused = self._timed_out = 0
 
     @contextlib.contextmanager
@@ -105,7 +95,7 @@ class Pool(Generic[W]):
             raise Overloaded
 
     @contextlib.contextmanager
-    def place(self) -> Iterator[Place[W]]:
+    def place(self) -> Iterator[Place]:
         """Take one place, for one or several pieces of work. Raises Overloaded."""
         self.refuse_if_full()
         place = Place(self)
@@ -123,46 +113,19 @@ class Pool(Generic[W]):
 
     def close(self) -> None:
         """Admit nothing more; what was admitted goes on."""
-        if self.accepting:
-            self.accepting = False
-            self._closed_at = time.monotonic()
+        self.accepting = False
 
-    async def drain(self, grace: float) -> bool:
-        """Close, and wait for work that nobody awaits any more, until `grace` seconds after the first `close`.
-
-        To be called when no request is left. Returns whether all work has ended.
-        """
+    def stop(self) -> bool:
+        """Close, when no request is left, and return whether all work has ended: nobody awaits any that has not."""
         self.close()
-        left = max(0.0, self._closed_at + grace - time.monotonic())
-        running = [work for place in self._taken for work in list(place.works)]
-        _, unfinished = await asyncio.to_thread(concurrent.futures.wait, running, left)
-        self._executor.shutdown(wait=not unfinished, cancel_futures=True)
-        return not unfinished
-
-    def _run(self, job: _Job[W]) -> Any:
-        """Run a job on a thread of the pool, with a worker that no other thread uses meanwhile."""
-        if time.monotonic() >= job.deadline:
-            raise QueueTimeout
-        work = job.work
-        if work is None:
-            return None  # the caller has left
-        worker = self._idle.pop()  # there are as many as threads
-        try:
-            return work(worker)
-        finally:
-            self._idle.append(worker)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        return not any(place.works for place in self._taken)
 
 
-@dataclass(slots=True)
-class _Job(Generic[W]):
-    work: Callable[[W], Any] | None
-    deadline: float
-
-
-class Place(Generic[W]):
+class Place:
     """One of the pool's places. It is held until all of its work has ended, also that which nobody awaits any more."""
 
-    def __init__(self, pool: Pool[W]) -> None:
+    def __init__(self, pool: Pool) -> None:
         self.is_open = True
         self.works: set[concurrent.futures.Future[Any]] = set()
         self._pool = pool
@@ -180,28 +143,33 @@ class Place(Generic[W]):
         """Whether a worker runs a piece of its work."""
         return any(work.running() for work in list(self.works))
 
-    async def run(self, work: Callable[[W], T]) -> T:
-        """Return what `work` returns, called with a worker on a thread; work that is cancelled before is not begun.
+    async def run(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns, called on a thread of the pool; work that is cancelled before is not begun.
 
         Called several times at once, it starts the works in that order, at most as many at a time as there are workers.
         When one waits too long, those that have not started do not start either. Raises QueueTimeout and what `work`
         raises.
         """
+
+        def begin() -> T:
+            if time.monotonic() >= deadline:
+                raise QueueTimeout
+            return waiting.pop()()
+
         async with self._at_a_time:
             if self._timed_out:
                 raise QueueTimeout
-            job = _Job(work, time.monotonic() + self._pool._queue_timeout)
-            started = self._pool._executor.submit(self._pool._run, job)
+            deadline, waiting = time.monotonic() + self._pool._queue_timeout, [work]
+            started = self._pool._executor.submit(begin)
             self.works.add(started)
             started.add_done_callback(self.works.discard)
             try:
-                result: T = await asyncio.wrap_future(started)
-                return result
+                return await asyncio.wrap_future(started)
             except QueueTimeout:
                 if not self._timed_out:
                     self._pool._timed_out += 1
                 self._timed_out = True
                 raise
             finally:
-                job.work = None  # else the executor's queue would keep the image of a caller who has left
+                waiting.clear()  # else the executor's queue would keep the image of a caller who has left
                 del started  # it may hold an exception, whose traceback holds this frame

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import threading
 from typing import Literal
 
 import cv2
@@ -24,25 +24,20 @@ _SLOPE = 3.4
 # 97 % with a border of an eighth of their side.
 _BORDER = 1 / 8
 
-
-class CascadeMissing(Exception):
-    """OpenCV has no cascade; str(e) says what to do."""
+_CASCADE = f"{cv2.data.haarcascades}haarcascade_frontalface_alt2.xml"
 
 
 class Haar:
     """OpenCV's cascade of frontal faces (Viola and Jones, 2001; trained by Lienhart).
 
-    `alt2` misses half as many faces as OpenCV's default cascade. Needs no download. Not to be shared by threads. It
-    takes ten times as long as YuNet, so it searches one copy of 640 pixels at any detail, and upright faces only.
+    `alt2` misses half as many faces as OpenCV's default cascade. Needs no download. May be shared by threads. It takes
+    ten times as long as YuNet, so it searches one copy of 640 pixels at any detail, and upright faces only.
     """
 
     name: Literal["haar"] = "haar"
 
     def __init__(self) -> None:
-        file = Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml"
-        if not file.is_file():
-            raise CascadeMissing(f"OpenCV's file {file} is missing: install opencv-python-headless again.")
-        self._cascade = cv2.CascadeClassifier(str(file))
+        self._of_thread = threading.local()  # a cascade each: they are not to be shared
 
     def detect(
         self,
@@ -59,7 +54,9 @@ class Haar:
         grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
         smallest = max(24, round(0.05 * max(grey.shape)))
         border = round(_BORDER * max(grey.shape))
-        boxes, _, weights = self._cascade.detectMultiScale3(
+        if not hasattr(self._of_thread, "cascade"):
+            self._of_thread.cascade = cv2.CascadeClassifier(_CASCADE)
+        boxes, _, weights = self._of_thread.cascade.detectMultiScale3(
             cv2.copyMakeBorder(grey, border, border, border, border, cv2.BORDER_REPLICATE),
             scaleFactor=1.1,
             minNeighbors=3,
