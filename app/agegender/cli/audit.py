@@ -48,7 +48,7 @@ class Reader(Predictor):
     def read_all(self, folder: Path, labels: Sequence[Label]) -> Iterator[Read | str | None]:
         """Yield the output for each file, in order: None without a face, a sentence if it cannot be read.
 
-        Raises CascadeMissing or DetectorUnavailable.
+        Raises DetectorUnavailable.
         """
         with ThreadPoolExecutor(available_cores()) as threads:
             yield from threads.map(lambda label: self._read(folder / label.file), labels)
@@ -60,7 +60,7 @@ class Reader(Predictor):
             return f"The file cannot be read ({error.strerror})."
         except (ImageUnreadable, ImageTooLarge) as error:
             return str(error)
-        finder = self._pipeline().detector(self._query.detector)
+        finder = self._pipeline.detector(self._query.detector)
         if finder is None:
             found, crop = 1, crop_whole(image)
         elif faces := finder.detect(image, self._query.min_confidence, self._query.detail):
