@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import functools
 import inspect
 import logging.config
 import os
-import re
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict
 from importlib import metadata
 from importlib.util import find_spec
-from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_settings import CliSettingsSource
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -54,39 +50,46 @@ MANY = 10
 """Files from which on `predict` shows a progress bar."""
 
 
-def _takes_options(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each field of `PredictQuery` that is not `left_out`, passed on as `options`."""
-    fields = {name: field for name, field in PredictQuery.model_fields.items() if name not in left_out}
+def _takes_options(*options: inspect.Parameter) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Put `options` in the place of a command's parameter `options`, which gets their values by name."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def with_options(**arguments: Any) -> None:
-            command(options={name: arguments.pop(name) for name in fields}, **arguments)
+            command(options={option.name: arguments.pop(option.name) for option in options}, **arguments)
 
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
-            parameters += starmap(_option, fields.items()) if parameter.name == "options" else [parameter]
+            parameters += options if parameter.name == "options" else [parameter]
         with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return with_options
 
     return decorate
 
 
-def _option(name: str, field: FieldInfo) -> inspect.Parameter:
-    bounds = {"min": "ge", "max": "le"}
-    limits = {
-        ours: getattr(limit, theirs)
-        for limit in field.metadata
-        for ours, theirs in bounds.items()
-        if hasattr(limit, theirs)
-    }
-    option = typer.Option(f"--{name.replace('_', '-')}", help=field.description, **limits)
+def _option(name: str, default: object, kind: object, **details: Any) -> inspect.Parameter:
+    annotation = Annotated[kind, typer.Option(f"--{name.replace('_', '-')}", **details)]  # type: ignore[valid-type]
     return inspect.Parameter(
-        name,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        default=field.default,
-        annotation=Annotated[field.annotation, option],
+        name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation
     )
+
+
+def _of_predictions(*left_out: str) -> Iterator[inspect.Parameter]:
+    """Yield an option for each field of `PredictQuery`."""
+    for name, field in PredictQuery.model_fields.items():
+        bounds = {key: value for limit in field.metadata for key, value in asdict(limit).items()}
+        if name not in left_out:
+            limits = {"min": bounds.get("ge"), "max": bounds.get("le")}
+            yield _option(name, field.default, field.annotation, help=field.description, **limits)
+
+
+def _of_settings() -> Iterator[inspect.Parameter]:
+    """Yield an option for each of the settings, which take text as they do from the environment."""
+    for name, field in Settings.model_fields.items():
+        default = field.default  # beside the plain ones, the descriptions tell them
+        shown = str(default) if default and isinstance(default, str | int | float) else False
+        variable = f"{ENV_PREFIX}{name.upper()}"
+        yield _option(name, None, str | None, help=field.description, envvar=variable, show_default=shown)
 
 
 def _print_version(wanted: bool) -> None:
@@ -128,38 +131,19 @@ def _settings(**sources: Any) -> Settings:
         )
 
 
-class _SettingsHelp(argparse.HelpFormatter):
-    """Add the environment variable of each setting, and omit defaults that are not plain values."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = re.sub(r" \(default(: (None|null)| factory: .*)\)$", "", action.help or "")
-        return text if action.dest == "help" else f"{text} [{ENV_PREFIX}{action.dest.upper()}]"
-
-
-# pydantic-settings, not Typer, makes an option of each setting.
-@app.command(
-    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
-def serve(context: typer.Context) -> None:
+@app.command()
+@_takes_options(*_of_settings())
+def serve(options: dict[str, str | None]) -> None:
     """Serve predictions over HTTP."""
     from agegender import server
 
     logging.config.dictConfig(LOGGING)  # reading the settings may log a warning
-    parser = argparse.ArgumentParser(
-        "agegender serve",
-        usage="agegender serve [OPTIONS]",
-        description="Serve predictions over HTTP. An option may also be set by the environment variable in brackets.",
-        formatter_class=_SettingsHelp,
-    )
-    options = CliSettingsSource[Any](
-        Settings, root_parser=parser, cli_kebab_case=True, cli_hide_none_type=True
-    )
-    if not server.serve(_settings(_cli_settings_source=options(args=context.args))):
+    if not server.serve(_settings(**{name: text for name, text in options.items() if text is not None})):
         raise typer.Exit(1)
 
 
 @app.command()
-@_takes_options()
+@_takes_options(*_of_predictions())
 def predict(
     images: Annotated[
         list[str],
@@ -246,7 +230,7 @@ def predict(
 
 
 @app.command()
-@_takes_options()
+@_takes_options(*_of_predictions())
 def score(
     sources: Annotated[
         list[str],
@@ -315,7 +299,7 @@ def score(
 
 
 @app.command()
-@_takes_options("max_faces", "distribution")
+@_takes_options(*_of_predictions("max_faces", "distribution"))
 def audit(
     photographs: Annotated[
         Path,
