@@ -80,7 +80,7 @@ def test_options_are_those_of_the_service(predictor: Predictor) -> None:
     [
         (b"no image", {}, ImageUnreadable, "Send a JPEG"),
         (Path("nowhere.jpg"), {}, FileNotFoundError, "nowhere.jpg"),
-        (17, {}, TypeError, "not int"),
+        (17, {}, TypeError, "int"),
         (grey(), {}, ValueError, "channels='BGR' for pixels from OpenCV, or channels='RGB'"),
         (grey()[:, :, 0], {"channels": "RGB"}, ValueError, r"uint8, not \(60, 90\) uint8"),
         (grey() / 255, {"channels": "RGB"}, ValueError, "float64"),

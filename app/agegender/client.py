@@ -40,12 +40,6 @@ LONGEST_WAIT = 60.0
 _CONNECT_TIMEOUT = 5.0
 # Random, so that callers that were refused at the same time do not retry at the same time.
 _BACKOFF = tenacity.wait_random_exponential(multiplier=1)
-_CONNECTION_FAILED = (
-    httpx.NetworkError,
-    httpx.RemoteProtocolError,
-    httpx.ConnectTimeout,
-    httpx.ProxyError,
-)
 
 A = TypeVar("A", bound=BaseModel)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -237,7 +231,7 @@ def _is_temporary(error: BaseException) -> bool:
     if not isinstance(error, AgeGenderError):
         return False
     if error.problem is None:
-        return isinstance(error.__cause__, _CONNECTION_FAILED)
+        return not isinstance(error, TimedOut)
     return error.problem.status in (429, 503) and (error.retry_after or 0) <= LONGEST_WAIT
 
 

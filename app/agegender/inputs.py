@@ -95,12 +95,8 @@ def file_or_pixels(photograph: Photograph, channels: Channels | None) -> bytes |
     """
     if isinstance(photograph, bytes):
         return photograph
-    if isinstance(photograph, str | os.PathLike):
-        return Path(photograph).read_bytes()
     if not isinstance(photograph, np.ndarray):
-        raise TypeError(
-            f"A photograph is a path, the bytes of a file or a NumPy array, not {type(photograph).__name__}."
-        )
+        return Path(photograph).read_bytes()
     if photograph.dtype != np.uint8 or photograph.shape[2:] != (3,) or not photograph.size:
         raise ValueError(
             f"An array must be (height, width, 3) uint8, not {photograph.shape} {photograph.dtype}."

@@ -328,8 +328,7 @@ def audit(
     ] = None,
 ) -> None:
     """Measure a model on labelled photographs of your own: errors with 95 % intervals, overall and by group."""
-    from agegender.audit import AuditError, read_labels
-    from agegender.cli.audit import Reader, examine, write_recalibrated
+    from agegender.cli.audit import AuditError, Reader, examine, read_labels, write_recalibrated
     from agegender.cli.files import CANNOT_GO_ON
 
     if plot is not None and find_spec("matplotlib") is None:
