@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -11,6 +11,7 @@ from agegender.vision.face import Box, FaceWarning, Quality
 DetectorName = Literal["yunet", "haar", "none"]
 DetectorChoice = Literal["auto", DetectorName]
 Point = tuple[int, int]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class ImageSize(BaseModel):
@@ -154,8 +155,7 @@ class BatchAnswer(BaseModel):
                             "type": "/problems/image-unreadable",
                             "title": "Image unreadable",
                             "status": 400,
-                            "detail": "This file is not a readable image. "
-                            "Send a JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP file.",
+                            "detail": "The image is empty: it has no bytes. Send an image file.",
                             "instance": "/predict/batch",
                             "request_id": "3f0c5a9e",
                         },
@@ -195,22 +195,27 @@ class ModelMetrics(BaseModel):
     n: int = Field(gt=0, description="Number of test faces.")
 
 
-class ModelAnswer(BaseModel):
+class ModelInfo(BaseModel):
+    """What is known about a model without running it."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    title: Text
+    architecture: Text
+    description: Text
+    input_size: Literal[128] = Field(description="Side of the square crop in pixels.")
+    parameters: int = Field(gt=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the model's file.")
+    trained_on: Text
+    licence: Text
+    created: AwareDatetime
+    metrics: ModelMetrics
+
+
+class ModelAnswer(ModelInfo):
     """A model, its training data, and its figures on faces that it was not trained on."""
 
     model_config = ConfigDict(json_schema_extra={"example": _MODEL})
 
-    id: str
-    title: str
-    architecture: str
-    description: str
-    input_size: int = Field(description="Side of the square crop in pixels.")
-    parameters: int
-    sha256: str = Field(description="Digest of the model's file.")
-    trained_on: str
-    licence: str
-    created: AwareDatetime
-    metrics: ModelMetrics
     loaded: bool = Field(description="Whether the model is loaded.")
 
 

@@ -6,9 +6,6 @@ import json
 import logging
 from typing import Any
 
-# json.dumps would create a new encoder for each call, because of the option.
-_encode = json.JSONEncoder(ensure_ascii=False).encode
-
 
 class JsonLines(logging.Formatter):
     """Formats a record as a JSON object: time, level, message, the fields of `extra={"fields": ...}`, traceback."""
@@ -23,7 +20,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return _encode(line)
+        return json.dumps(line, ensure_ascii=False)
 
 
 LOGGING: dict[str, Any] = {

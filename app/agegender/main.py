@@ -17,9 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agegender.answers import Problem
 from agegender.api import health, metrics, models, page, predict, problems
 from agegender.api.arrival_memory import ArrivalMemory
-from agegender.api.rate_limit import RateLimit, check_caller
+from agegender.api.callers import ApiKeys, RateLimit, check_caller
 from agegender.api.request_log import Observe
-from agegender.api.security import ApiKeys
 from agegender.api.state import Service
 from agegender.api.traces import Traced, Traces, TracesUnavailable
 from agegender.inference.detector_file import DetectorFileError

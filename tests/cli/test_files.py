@@ -9,7 +9,7 @@ import pytest
 from agegender.answers import Prediction
 from agegender.cli.files import File, find_files, results
 from agegender.settings import Settings
-from agegender.vision.errors import ImageUnreadable
+from agegender.vision.decode import ImageUnreadable
 from helpers import PATIENCE
 
 ANSWER = Prediction.model_validate(Prediction.model_json_schema()["example"])

@@ -14,10 +14,8 @@ from starlette.requests import ClientDisconnect
 from agegender.answers import BatchAnswer, ImagePrediction, ImageProblem, Prediction
 from agegender.api import problems, upload
 from agegender.api.arrival_memory import Share
+from agegender.api.callers import KEY_HEADER, check_caller
 from agegender.api.problems import ApiError
-from agegender.api.query import refuse_repeated
-from agegender.api.rate_limit import check_caller
-from agegender.api.security import KEY_HEADER
 from agegender.api.state import Service, service_of
 from agegender.api.upload import MAX_BATCH_IMAGES, BatchBody, ImageBody, SentImage
 from agegender.inference.pool import Overloaded, Place
@@ -28,7 +26,12 @@ async def accept(request: Request, key: Annotated[str | None, Depends(KEY_HEADER
     """Refuse a request that cannot be served, before its query is validated and its body read."""
     service_of(request).pool.refuse_if_full()  # first: it does not count towards the caller's rate limit
     await check_caller(request, key)
-    refuse_repeated(request)
+    for name in PredictQuery.model_fields:
+        if len(request.query_params.getlist(name)) > 1:  # FastAPI would use the last value
+            raise ApiError(
+                problems.PARAMETER_INVALID,
+                f"The query parameter {name} is given more than once: give it once.",
+            )
 
 
 router = APIRouter(tags=["predictions"], dependencies=[Depends(accept)])

@@ -114,9 +114,9 @@ RATE_LIMITED = Kind(
     "Too many requests",
     "Requests are limited to 60 per minute: try again in 12 seconds.",
 )
-OVERLOADED = Kind("overloaded", 503, "Overloaded", str(Overloaded()))
-QUEUE_TIMEOUT = Kind("queue-timeout", 503, "Timeout in the queue", str(QueueTimeout()))
-SHUTTING_DOWN = Kind("shutting-down", 503, "Shutting down", str(ShuttingDown()))
+OVERLOADED = Kind("overloaded", 503, "Overloaded", Overloaded.message)
+QUEUE_TIMEOUT = Kind("queue-timeout", 503, "Timeout in the queue", QueueTimeout.message)
+SHUTTING_DOWN = Kind("shutting-down", 503, "Shutting down", ShuttingDown.message)
 INTERNAL_ERROR = Kind(
     "internal-error",
     500,

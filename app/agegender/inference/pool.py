@@ -27,22 +27,22 @@ T = TypeVar("T")
 class Overloaded(Exception):
     """Every place is taken."""
 
-    def __init__(self, message: str = "The service is overloaded: try again in a few seconds.") -> None:
-        super().__init__(message)
+    message = "The service is overloaded: try again in a few seconds."
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class QueueTimeout(Overloaded):
     """The work waited too long for a worker, and was not begun."""
 
-    def __init__(self) -> None:
-        super().__init__("The service is busy and no worker became free in time: try again in a few seconds.")
+    message = "The service is busy and no worker became free in time: try again in a few seconds."
 
 
 class ShuttingDown(Overloaded):
     """The pool takes no more work."""
 
-    def __init__(self) -> None:
-        super().__init__("The service is shutting down: try again in a few seconds.")
+    message = "The service is shutting down: try again in a few seconds."
 
 
 @dataclass(frozen=True, slots=True)

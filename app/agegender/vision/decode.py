@@ -6,13 +6,11 @@ import io
 import struct
 import warnings
 from functools import lru_cache
-from typing import Any
 
 import cv2
 import numpy as np
 import pillow_heif
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import (  # noqa: F401  WebPImagePlugin as well, so that Pillow does not import all its plugins to find it.
     AvifImagePlugin,
     ExifTags,
@@ -26,10 +24,7 @@ from PIL import Image as PillowImage
 from PIL.JpegImagePlugin import JpegImageFile
 
 from agegender.vision import av1
-from agegender.vision.errors import ImageTooLarge, ImageUnreadable
 from agegender.vision.image import Image
-
-__all__ = ["DEFAULT_MAX_MEMORY", "ImageTooLarge", "ImageUnreadable", "decode"]
 
 DEFAULT_MAX_MEMORY = 400_000_000
 """Bytes: enough for a photograph of 48 megapixels, 8064x6048, as JPEG."""
@@ -82,6 +77,14 @@ _MAX_PROFILE_BYTES = 4 * 2**20
 _START_OF_SCAN = b"\xff\xda"
 _MAX_SCANS = 50
 _PNG_END = b"IEND\xaeB`\x82"
+
+
+class ImageUnreadable(Exception):
+    """Empty, not an image, cut short, corrupt or of a kind that is not read; str(error) is for the sender."""
+
+
+class ImageTooLarge(Exception):
+    """More pixels than allowed, found from the header before any was decoded; str(error) is for the sender."""
 
 
 def decode(data: bytes | memoryview, max_memory: int = DEFAULT_MAX_MEMORY) -> Image:
@@ -259,16 +262,10 @@ def _orientation(file: PillowImage.Image) -> int:
 
 def _upright(image: Image, orientation: int) -> Image:
     """Undo an EXIF orientation."""
-    turn = {
-        3: cv2.ROTATE_180,
-        6: cv2.ROTATE_90_CLOCKWISE,
-        7: cv2.ROTATE_180,
-        8: cv2.ROTATE_90_COUNTERCLOCKWISE,
-    }
-    mirror = {2: 1, 4: 0}
-    turned: NDArray[Any] = cv2.transpose(image) if orientation in (5, 7) else image
-    if orientation in turn:
-        turned = cv2.rotate(turned, turn[orientation])
-    elif orientation in mirror:
-        turned = cv2.flip(turned, mirror[orientation])
-    return turned
+    if 5 <= orientation <= 8:
+        image = np.asarray(cv2.transpose(image), np.uint8)
+    # The axes that are left to mirror: 0 is top to bottom, 1 left to right, -1 both.
+    mirror = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
+    if orientation in mirror:
+        cv2.flip(image, mirror[orientation], dst=image)
+    return image

@@ -1,7 +1,9 @@
-"""Authentication and rate limits, if the operator set keys or a limit."""
+"""API keys and rate limits, if the operator set any."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import ipaddress
 import math
 import time
@@ -9,11 +11,38 @@ from typing import Annotated
 
 import limits
 from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
+from pydantic import SecretStr
 
-from agegender.api.problems import RATE_LIMITED, ApiError
-from agegender.api.security import KEY_HEADER, ApiKeys
+from agegender.api.problems import RATE_LIMITED, UNAUTHORIZED, ApiError
+from agegender.settings import listed
+
+KEY_HEADER = APIKeyHeader(
+    name="X-API-Key", auto_error=False, description="Needed only if the operator set keys."
+)
+
+
+class ApiKeys:
+    """The valid keys. Only their digests are kept."""
+
+    def __init__(self, comma_separated: SecretStr) -> None:
+        # An environment variable may have bytes that are not UTF-8: Python has read them as surrogates.
+        self._digests = [
+            hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+            for key in listed(comma_separated.get_secret_value())
+        ]
+
+    def check(self, sent: str | None) -> bytes | None:
+        """Return the digest of the key sent, or None if the operator set no keys. Raises a 401 for any other key."""
+        if not self._digests:
+            return None
+        # Starlette decodes headers as Latin-1: undo it, so that keys may contain any letters.
+        digest = hashlib.sha256((sent or "").encode("latin-1")).digest()
+        if not any(hmac.compare_digest(digest, known) for known in self._digests):
+            raise ApiError(UNAUTHORIZED, headers={"WWW-Authenticate": "ApiKey"})
+        return digest
 
 
 class RateLimit:
