@@ -46,9 +46,6 @@ app = typer.Typer(
 out = Console(emoji=False, width=None if sys.stdout.isatty() else 10_000)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
-MANY = 10
-"""Files from which on `predict` shows a progress bar."""
-
 
 def _takes_options(*options: inspect.Parameter) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Put `options` in the place of a command's parameter `options`, which gets their values by name."""
@@ -185,8 +182,7 @@ def predict(
         """Show the progress of `results`, and print each problem on standard error."""
         nonlocal failed
         # JSON and CSV are printed while the bar is shown: on the same terminal they would mix.
-        hidden = len(found) < MANY or ((as_json or as_csv) and out.is_terminal)
-        with _progress(hidden) as progress:
+        with _progress(hidden=(as_json or as_csv) and out.is_terminal) as progress:
             for result in progress.track(results, total=len(found), description="photographs"):
                 if isinstance(result.outcome, str):
                     failed = True

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ import httpx
 from agegender.ahead import ahead
 from agegender.answers import Prediction
 from agegender.cli.annotate import annotate
-from agegender.client import AgeGenderError, Client, TimedOut, Unreachable
+from agegender.client import AgeGenderError, Client, TimedOut
 from agegender.cores import available_cores
 from agegender.inputs import SUFFIXES, Options
 from agegender.predictor import (
@@ -168,18 +168,13 @@ def _kind_left_out(name: str) -> str | None:
     return None if name.lower().endswith(SUFFIXES) else Path(name).suffix.lower() or "without a suffix"
 
 
-@cache
-def _http() -> httpx.Client:
-    return httpx.Client(
-        follow_redirects=True, max_redirects=5, timeout=30, headers={"User-Agent": "agegender"}
-    )
-
-
 def _download(address: str, max_bytes: int) -> bytes:
     deadline = time.monotonic() + _DOWNLOAD_SECONDS
     data = bytearray()
     try:
-        with _http().stream("GET", address) as response:
+        with httpx.stream(
+            "GET", address, follow_redirects=True, timeout=30, headers={"User-Agent": "agegender"}
+        ) as response:
             if not response.is_success:
                 raise FileProblem(f"The server answered {response.status_code} {response.reason_phrase}.")
             for part in response.iter_bytes():
@@ -249,8 +244,7 @@ def _outcome(
     except (FileProblem, ImageUnreadable, ImageTooLarge, TimedOut) as error:
         return str(error)
     except AgeGenderError as error:
-        concerns_all = error.problem is None or error.problem.status not in _STATUSES_OF_ONE_IMAGE
-        if concerns_all or isinstance(error, Unreachable):
+        if error.problem is None or error.problem.status not in _STATUSES_OF_ONE_IMAGE:
             raise
         return str(error)
     return prediction
