@@ -261,17 +261,12 @@ def measure(faces: Faces, variant: Variant, coverage: float) -> tuple[list[Group
     groups, left_out = [_group(None, "all", everyone, outcomes)], []
     for column in faces.labels[0].groups:
         cells = np.array([label.groups[column] for label in faces.labels])
-        values = sorted(set(cells) - {""}, key=_by_number)
+        values = sorted(set(cells) - {""})
         if len(values) > MOST_GROUPS:
             left_out.append(column)
         else:
             groups += [_group(column, value, cells == value, outcomes) for value in values]
     return groups, left_out
-
-
-def _by_number(text: str) -> list[str | int]:
-    """Return a key that sorts 3-9 before 20-29."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
 
 
 def _group(column: str | None, value: str, members: NDArray[np.bool_], outcomes: dict[str, Floats]) -> Group:

@@ -148,22 +148,16 @@ def predict(
             metavar="IMAGE",
             help="Image files, folders and their subfolders, quoted patterns such as '2024/**/*.jpg', http(s) "
             "addresses, or - for standard input.",
-            show_default=False,
         ),
     ],
     options: Options,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print CSV instead of a table, one line for each face.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line for each face.")] = False,
     annotate_into: Annotated[
         Path | None,
         typer.Option("--annotate", help="Write annotated copies into this folder, as NAME.annotated.jpg."),
     ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(help="Use the service at this address, such as http://localhost:8000."),
-    ] = None,
+    url: Annotated[str | None, typer.Option(help="Use the service at this URL.")] = None,
     api_key: Annotated[
         str | None,
         typer.Option(envvar=f"{ENV_PREFIX}API_KEY", help="API key of that service, if it needs one."),
@@ -234,16 +228,12 @@ def score(
             metavar="SOURCE",
             help="Folders, image files, Parquet files with a column of encoded images, or quoted patterns such as "
             "'2024/**/*.jpg', on a disk or in a bucket: s3://BUCKET/FOLDER or gs://BUCKET/FOLDER.",
-            show_default=False,
         ),
     ],
-    output: Annotated[
-        str, typer.Option(help="Folder for the Parquet files, on a disk or in a bucket.", show_default=False)
-    ],
+    output: Annotated[str, typer.Option(help="Folder for the Parquet files, on a disk or in a bucket.")],
     options: Options,
     column: Annotated[
-        str | None,
-        typer.Option(help="Column of the images in Parquet files; required if several columns hold bytes."),
+        str | None, typer.Option(help="Parquet column of the images, if several hold bytes.")
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes, or Ray actors; by default one per core.")
@@ -297,23 +287,17 @@ def score(
 @app.command()
 @_takes_options(*_of_predictions("max_faces", "distribution"))
 def audit(
-    photographs: Annotated[
-        Path,
-        typer.Argument(metavar="PHOTOS", help="Folder of the photographs.", show_default=False),
-    ],
+    photographs: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of the photographs.")],
     labels: Annotated[
         Path,
         typer.Argument(
             metavar="LABELS",
             help="CSV table with the columns file (a path in PHOTOS), age (a number or a range such as 20-29) and "
             "gender (male or female). Each other column divides the faces into groups.",
-            show_default=False,
         ),
     ],
     options: Options,
-    as_json: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures into this JSON file.")
-    ] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the figures as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the figures into this PNG file.")] = None,
     recalibrate: Annotated[
         Path | None,
@@ -387,9 +371,7 @@ def models() -> None:
 
 @app.command()
 def fetch_detector(
-    source: Annotated[
-        Path | None, typer.Option("--from", help="Copy this file instead of downloading it.")
-    ] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="Copy this file instead.")] = None,
 ) -> None:
     """Download YuNet, the better face detector, into your cache folder, unless it is there."""
     path = None

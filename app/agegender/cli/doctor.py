@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from agegender.answers import DetectorChoice
 from agegender.cores import available_cores
 from agegender.inference import detector_file
 from agegender.inference.detector_file import DetectorFileError
@@ -49,7 +48,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     files = [*_models(settings), _yunet(settings)]
     yield from files
     if not _any_wrong(files):
-        yield from _predictions(settings)
+        yield _prediction(settings)
     yield from _ports(settings)
 
 
@@ -104,25 +103,20 @@ def _yunet(settings: Settings) -> Finding:
     return Finding("ok", f"YuNet in {file} is intact")
 
 
-def _predictions(settings: Settings) -> Iterator[Finding]:
-    from agegender.predictor import DetectorUnavailable, Predictor
+def _prediction(settings: Settings) -> Finding:
+    from agegender.predictor import Predictor
 
-    predictor = Predictor(settings)
     # Without a face: detection takes as long as in a photograph.
     rows, columns = np.mgrid[:480, :640]
     pixels = np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=2).astype(np.uint8)
-    detectors: tuple[DetectorChoice, ...] = ("yunet", "haar", "none")
-    for detector in detectors:
-        try:
-            predictor.predict(pixels, channels="BGR", detector=detector)  # the first time is slow
-            ms = predictor.predict(pixels, channels="BGR", detector=detector).timings_ms
-        except DetectorUnavailable:
-            continue
-        except Exception as error:
-            text = f"A prediction with detector {detector} fails ({error}): reinstall this package."
-            yield Finding("wrong", text)
-        else:
-            yield Finding("ok", f"a prediction with detector {detector} takes {ms.total:.0f} ms")
+    try:
+        predictor = Predictor(settings)
+        predictor.predict(pixels, channels="BGR")  # the first time is slow
+        answer = predictor.predict(pixels, channels="BGR")
+    except Exception as error:
+        return Finding("wrong", f"A prediction fails ({error}): reinstall this package.")
+    ms = answer.timings_ms.total
+    return Finding("ok", f"a prediction with detector {answer.detector} takes {ms:.0f} ms")
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:

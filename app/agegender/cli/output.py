@@ -81,9 +81,8 @@ def print_csv(results: Iterable[Result]) -> None:
     One column holds the probabilities of all ages, separated by spaces.
     """
     writer = csv.DictWriter(sys.stdout, table.COLUMNS, lineterminator="\n")
-    for number, (name, outcome) in enumerate(results):
-        if number == 0:  # after the first result, which may raise
-            writer.writeheader()
+    writer.writeheader()
+    for name, outcome in results:
         for row in table.rows(name, outcome):
             writer.writerow(
                 {

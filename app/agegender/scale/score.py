@@ -38,15 +38,7 @@ SCHEMA = pa.schema({name: _TYPES[kind] for name, kind in table.COLUMNS.items()} 
 
 # PyArrow, Spark and DuckDB ignore files of a data set whose names begin with _ or .
 _PLAN = "_plan.parquet"
-_PLAN_SCHEMA = pa.schema(
-    {
-        "source": pa.int32(),
-        "path": pa.string(),
-        "row_group": pa.int32(),
-        "start": pa.int64(),
-        "images": pa.int64(),
-    }
-)
+_PLAN_SCHEMA = pa.schema({name: pa.string() if name == "path" else pa.int64() for name in Part._fields})
 
 
 class Results:
@@ -140,9 +132,10 @@ class Scorer:
             counts["images"] += 1
             if isinstance(outcome, str):
                 counts["errors"] += 1
-            else:
+            elif outcome.faces:
                 counts["faces"] += len(outcome.faces)
-                counts["without_face"] += not outcome.faces
+            else:
+                counts["without_face"] += 1
         self._results.write(shard, rows)
         return dict(counts)
 
@@ -204,9 +197,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, args=[multiprocessing.parent_process()], daemon=True).start()
 
 
-@cache
-def _scorer(folder: str) -> Scorer:
-    return Scorer(folder)
+_scorer = cache(Scorer)
 
 
 def _score(folder: str, row: dict[str, int]) -> dict[str, int]:
