@@ -27,7 +27,7 @@ class LocalService(Service):
     def __init__(self, settings: Settings) -> None:
         self._app = create_app(settings)
         with mock.patch.object(server, "LOGGING", None):  # the log is pytest's
-            config = server._config(server.ReadToTheEnd(self._app), settings, lifespan="on")
+            config = server._config(server.ReadToTheEnd(self._app), settings)
         self._server = uvicorn.Server(config)
         (self._socket,) = server.bind("127.0.0.1", 0, "port")
         self._thread = threading.Thread(target=self._server.run, args=[[self._socket]], daemon=True)

@@ -30,12 +30,7 @@ from agegender.settings import Settings, listed
 
 logger = logging.getLogger("agegender")
 
-CANNOT_START = (
-    DetectorFileError,
-    ModelsInvalid,
-    TracesUnavailable,
-    UnknownModel,
-)
+CANNOT_START = (DetectorFileError, ModelsInvalid, TracesUnavailable, UnknownModel)
 """Exceptions that prevent the start; the message of each says what to do."""
 
 
@@ -48,7 +43,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.traces = Traces() if settings.traces else None
         app.state.service = service = start(settings)
         app.state.metrics.watch(service)
-        yield
+        with contextlib.suppress(asyncio.CancelledError):  # by the server, at a second Ctrl+C
+            yield
         app.state.unfinished = not service.pool.stop()
         if app.state.traces:
             app.state.traces.close()
@@ -70,7 +66,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.api_keys = ApiKeys(settings.api_keys)
     app.state.rate_limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
     app.state.metrics = metrics.Metrics()
-    _add_middleware(app, settings.cors_origins, settings.traces)
+    problems.add_handlers(app)
+    # The last one added is the outermost. Added first, this one lets problem documents get the headers of all others.
+    app.add_middleware(problems.ProblemMiddleware)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=listed(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["X-API-Key", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    if settings.traces:
+        app.add_middleware(Traced)
+    app.add_middleware(Observe, metrics=app.state.metrics)
     app.add_middleware(_LifespanMessages)
     app.include_router(predict.router)
     app.include_router(models.router, dependencies=[Depends(check_caller)])
@@ -81,33 +90,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.page:
         page.add_page(app)
     return app
-
-
-def create_metrics_app(watched: FastAPI) -> FastAPI:
-    """Return an ASGI app that serves only the metrics of `watched`, for a separate port."""
-    app = FastAPI(openapi_url=None, redirect_slashes=False)
-    app.state.metrics = watched.state.metrics
-    _add_middleware(app)
-    app.include_router(metrics.router)
-    return app
-
-
-def _add_middleware(app: FastAPI, cors_origins: str = "", traces: bool = False) -> None:
-    """Add problem documents, CORS, traces, metrics and the request log to `app`."""
-    problems.add_handlers(app)
-    # The last one added is the outermost. Added first, this one lets problem documents get the headers of all others.
-    app.add_middleware(problems.ProblemMiddleware)
-    if cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=listed(cors_origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["X-API-Key", "X-Request-ID"],
-            expose_headers=["X-Request-ID", "Retry-After"],
-        )
-    if traces:
-        app.add_middleware(Traced)
-    app.add_middleware(Observe, metrics=app.state.metrics)
 
 
 def start(settings: Settings) -> Service:
@@ -149,7 +131,7 @@ class _App(FastAPI):
 
 
 class _LifespanMessages:
-    """ASGI middleware that reports a failed start or a forced stop to the server by a message without a traceback."""
+    """ASGI middleware that reports a failed start to the server by a message without a traceback."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -158,8 +140,6 @@ class _LifespanMessages:
         async def send_message(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed" and isinstance(sys.exception(), CANNOT_START):
                 message = {**message, "message": str(sys.exception())}
-            elif isinstance(sys.exception(), asyncio.CancelledError):  # by the server, at a second Ctrl+C
-                message = {**message, "message": "stopped without finishing the accepted requests"}
             await send(message)
 
         await self._app(scope, receive, send_message if scope["type"] == "lifespan" else send)

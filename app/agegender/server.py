@@ -11,18 +11,19 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import h11
 import uvicorn
+from prometheus_client import start_http_server
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agegender.logs import LOGGING
-from agegender.main import create_app, create_metrics_app
+from agegender.main import create_app
 from agegender.settings import ENV_PREFIX, Settings
 
 if sys.platform != "win32":
@@ -36,21 +37,19 @@ def serve(settings: Settings) -> bool:
     if sys.platform != "win32":
         # Memory holds images: a crash must not write it to disk.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    metrics_sockets: list[socket.socket] = []
+    app = create_app(settings)
     try:
         sockets = bind(settings.host, settings.port, "port")
         if settings.metrics_port is not None:
-            metrics_sockets = bind(settings.host, settings.metrics_port, "metrics_port")
+            with _explained(settings.host, settings.metrics_port, "metrics_port"):
+                metrics, _ = start_http_server(
+                    settings.metrics_port, settings.host, registry=app.state.metrics.registry
+                )
+            logger.info("metrics are at %s/metrics", _url(metrics.socket))
     except CannotListen as error:
         logger.error(error)
         return False
-    app = create_app(settings)
-    server = _Server(
-        _config(ReadToTheEnd(app), settings, lifespan="on"),
-        metrics_config=_config(create_metrics_app(app), settings, lifespan="off"),
-        metrics_sockets=metrics_sockets,
-        on_stop=lambda: app.state.service.pool.close(),
-    )
+    server = _Server(_config(ReadToTheEnd(app), settings), on_stop=lambda: app.state.service.pool.close())
     # After it has stopped, uvicorn raises the signal again: ignore it, so that the exit code is 0.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, signal.SIG_IGN)
@@ -62,7 +61,7 @@ def serve(settings: Settings) -> bool:
     return server.started
 
 
-def _config(app: ASGIApp, settings: Settings, lifespan: Literal["on", "off"]) -> uvicorn.Config:
+def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         log_config=LOGGING,
@@ -71,7 +70,7 @@ def _config(app: ASGIApp, settings: Settings, lifespan: Literal["on", "off"]) ->
         # By default, uvicorn trusts the proxy headers of all clients on this machine.
         proxy_headers=settings.trusted_proxies != "",
         forwarded_allow_ips=settings.trusted_proxies,
-        lifespan=lifespan,
+        lifespan="on",
         ws="none",
         http=partial(_Protocol, arrival_timeout=settings.arrival_timeout),  # type: ignore[arg-type]
         timeout_keep_alive=math.ceil(settings.keep_alive_timeout),
@@ -83,21 +82,11 @@ class CannotListen(Exception):
     """The address cannot be bound; the message says why and what to do."""
 
 
-def bind(host: str, port: int, setting: str) -> list[socket.socket]:
-    """Bind a socket to `host`; for localhost, one of IPv4 and, if available, one of IPv6.
-
-    `setting` is the name of the port's setting, for the message of CannotListen, which is raised on failure.
-    """
+@contextlib.contextmanager
+def _explained(host: str, port: int, setting: str) -> Iterator[None]:
+    """Raise CannotListen for an error of a block that binds the port of `setting`."""
     try:
-        if host != "localhost":
-            return [_bind(host, port)]
-        bound = [_bind("127.0.0.1", port)]
-        try:
-            bound.append(_bind("::1", bound[0].getsockname()[1]))  # the same port, also for port 0
-        except OSError as error:
-            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                bound[0].close()
-                raise
+        yield
     except (socket.gaierror, UnicodeError) as error:  # UnicodeError if it is not a valid host name
         reason = error.strerror if isinstance(error, OSError) else error
         raise CannotListen(
@@ -109,17 +98,28 @@ def bind(host: str, port: int, setting: str) -> list[socket.socket]:
             f"The service cannot listen on host {host}, port {port} ({error.strerror}): stop the program that uses the "
             f"port, or choose another port with {option} or another host with --host (AGEGENDER_HOST)."
         ) from error
-    return bound
+
+
+def bind(host: str, port: int, setting: str) -> list[socket.socket]:
+    """Bind a socket to `host`; for localhost, one of IPv4 and, if available, one of IPv6. Raises CannotListen."""
+    with _explained(host, port, setting):
+        if host != "localhost":
+            return [_bind(host, port)]
+        bound = [_bind("127.0.0.1", port)]
+        try:
+            bound.append(_bind("::1", bound[0].getsockname()[1]))  # the same port, also for port 0
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+        return bound
 
 
 def _bind(host: str, port: int) -> socket.socket:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, address = found[0]
-    with contextlib.ExitStack() as unless_bound:
-        bound = unless_bound.enter_context(socket.socket(family, socket.SOCK_STREAM))
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as asyncio does
-        bound.bind(address)
-        unless_bound.pop_all()
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as asyncio does
+    bound.bind(address)
     return bound
 
 
@@ -129,48 +129,20 @@ def _url(bound: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """A server that also serves the metrics, on sockets of their own, and stops both together.
+    """At a signal, it calls `on_stop` before it closes connections."""
 
-    At a signal, it calls `on_stop` on the event loop before it closes connections.
-    """
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        *,
-        metrics_config: uvicorn.Config,
-        metrics_sockets: list[socket.socket],
-        on_stop: Callable[[], None],
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, *, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
-        self._metrics_config = metrics_config
-        self._metrics_sockets = metrics_sockets
         self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        if not self.started:
-            return
-        self._metrics_config.load()
-        protocol: Callable[..., asyncio.Protocol] = self._metrics_config.http_protocol_class
-        for bound in self._metrics_sockets:
-            # When uvicorn stops, it closes `servers` and the connections in `server_state`.
-            self.servers.append(
-                await self._loop.create_server(
-                    partial(
-                        protocol, config=self._metrics_config, server_state=self.server_state, app_state={}
-                    ),
-                    sock=bound,
-                )
-            )
-        logger.info("listening on %s", ", ".join(map(_url, sockets or [])))
-        if self._metrics_sockets:
-            logger.info("metrics are at %s/metrics", ", ".join(map(_url, self._metrics_sockets)))
+        if self.started:
+            logger.info("listening on %s", ", ".join(map(_url, sockets or [])))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.started:
-            self._loop.call_soon_threadsafe(self._on_stop)
+            self._on_stop()
         super().handle_exit(sig, frame)
 
 

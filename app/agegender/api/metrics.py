@@ -32,7 +32,7 @@ class Metrics:
     """The metrics of one app, in a registry of their own."""
 
     def __init__(self) -> None:
-        self._registry = own = CollectorRegistry()
+        self.registry = own = CollectorRegistry()
         self._requests = Counter(
             "agegender_requests", "Requests answered.", ("route", "status"), registry=own
         )
@@ -58,15 +58,15 @@ class Metrics:
     def watch(self, service: Service) -> None:
         """Add the models that `service` has loaded, and the current load of its pool."""
         loaded = Gauge(
-            "agegender_model_loaded", "Whether a model is loaded.", ("model",), registry=self._registry
+            "agegender_model_loaded", "Whether a model is loaded.", ("model",), registry=self.registry
         )
         for model in service.catalogue:
             loaded.labels(model.variant.id).set(1)
-        self._registry.register(_Load(service))
+        self.registry.register(_Load(service))
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus's text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
     def count_request(self, route: str, status: int) -> None:
         """Count a response. `route` is the declared path, so that the label has few values."""

@@ -41,38 +41,50 @@ T = TypeVar("T")
 _FILE = {"type": "string", "format": "binary"}
 _FILES = {"type": "array", "items": _FILE, "minItems": 1, "maxItems": MAX_BATCH_IMAGES}
 # One grey pixel.
-_EXAMPLE_TEXT = (
+_TEXT = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVQIHWNo"
     "aGgAAAMEAYHZ9rm7AAAAAElFTkSuQmCC"
 )
-_MEDIA_TYPES = [f"image/{kind}" for kind in ("jpeg", "png", "webp", "heic", "avif", "gif", "tiff")]
-_MEDIA_TYPES.append("application/octet-stream")
 
 
-def _object(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {
+def _body(
+    description: str, name: str, part: dict[str, Any], form: type[BaseModel], file: Any, text: Any
+) -> dict[str, Any]:
+    """Return the OpenAPI description of a body, multipart or JSON, with the examples `file` and `text`."""
+    multipart = {
         "type": "object",
-        "properties": {name: schema},
+        "properties": {name: part},
         "required": [name],
         "additionalProperties": False,
     }
-
-
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": "A JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP file. The format is detected from the content, "
-        "not from the file name or media type.",
-        "content": {
-            "multipart/form-data": {"schema": _object("image", _FILE), "example": {"image": "@photo.jpg"}},
-            "application/json": {
-                "schema": ImageBody.model_json_schema(),
-                "example": {"image": _EXAMPLE_TEXT},
-            },
-            **{media_type: {"schema": _FILE, "example": "@photo.jpg"} for media_type in _MEDIA_TYPES},
-        },
+    content = {
+        "multipart/form-data": {"schema": multipart, "example": {name: file}},
+        "application/json": {"schema": form.model_json_schema(), "example": {name: text}},
     }
-}
+    return {"requestBody": {"required": True, "description": description, "content": content}}
+
+
+_BODY = _body(
+    "A JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP file. The format is detected from the content, not from the file "
+    "name or media type.",
+    "image",
+    _FILE,
+    ImageBody,
+    "@photo.jpg",
+    _TEXT,
+)
+for _kind in ("jpeg", "png", "webp", "heic", "avif", "gif", "tiff"):
+    _BODY["requestBody"]["content"][f"image/{_kind}"] = {"schema": _FILE, "example": "@photo.jpg"}
+_BODY["requestBody"]["content"]["application/octet-stream"] = {"schema": _FILE, "example": "@photo.jpg"}
+# /docs shows one file field for each file in the example, and a button that adds more.
+_BATCH_BODY = _body(
+    f"1 to {MAX_BATCH_IMAGES} files of the formats that POST /predict reads.",
+    "images",
+    _FILES,
+    BatchBody,
+    ["@photo.jpg"],
+    [_TEXT],
+)
 
 _NOT_ABOUT_AN_IMAGE = (
     problems.DETECTOR_UNAVAILABLE,
@@ -122,34 +134,12 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     return _json(prediction)
 
 
-_BATCH_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": f"1 to {MAX_BATCH_IMAGES} files of the formats that POST /predict reads.",
-        "content": {
-            # /docs shows one file field for each file in the example, and a button that adds more.
-            "multipart/form-data": {
-                "schema": _object("images", _FILES),
-                "example": {"images": ["@photo.jpg"]},
-            },
-            "application/json": {
-                "schema": BatchBody.model_json_schema(),
-                "example": {"images": [_EXAMPLE_TEXT]},
-            },
-        },
-    }
-}
-
-
 @router.post(
     "/predict/batch",
     response_model=BatchAnswer,
     summary="Estimate age and gender of the faces in several photographs",
     openapi_extra=_BATCH_BODY,
-    responses=problems.openapi_responses(
-        *_FOR_ANY_BODY,
-        path="/predict/batch",
-    ),
+    responses=problems.openapi_responses(*_FOR_ANY_BODY, path="/predict/batch"),
 )
 async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
     """One result for each image, in the order sent: its prediction, or the problem that POST /predict would return.

@@ -58,7 +58,7 @@ JSON_INVALID = Kind(
     "json-invalid",
     400,
     "JSON body invalid",
-    "The image is not valid base64: encode the bytes of the file, or send them without JSON.",
+    "The image is neither base64 nor a data URL in base64: encode the bytes of the file. Other URLs are not fetched.",
 )
 UNAUTHORIZED = Kind(
     "unauthorized",

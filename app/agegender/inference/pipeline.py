@@ -144,47 +144,46 @@ def _estimate(
     if not faces:
         return []
     age, male = session.run(np.stack(crops))
-    usual = read_ages(age, variant.age_estimate, variant.age_interval)
-    ages = usual
+    usual = ages = read_ages(age, variant.age_estimate, variant.age_interval)
     if coverage != DEFAULT_COVERAGE:
         ages = read_ages(age, variant.age_estimate, variant.age_interval, coverage)
     distributions: list[list[float] | None] = [None] * len(faces)
     if distribution:
         calibrated = calibrate_distributions(age, variant.age_estimate, variant.age_interval)
         distributions = list(map(_rounded, calibrated))
-    male_probability = temper(male, variant.gender_temperature)
-    scores = certainty(usual, variant.age_interval)
-    qualities = [
-        (None, []) if face.confidence is None else assess(face, crop, image, float(score))
-        for face, crop, score in zip(faces, crops, scores, strict=True)
-    ]
-    return [
-        FaceEstimate(
-            box=face.box,
-            confidence=None if face.confidence is None else round(face.confidence, 4),
-            landmarks=_landmarks(face, image),
-            roll=None if face.landmarks is None else round(roll_of(face.landmarks), 1),
-            quality=quality,
-            warnings=warnings,
-            age=Age(
-                years=_years(years),
-                low=_years(low),
-                high=_years(high),
-                coverage=coverage,
-                distribution=probabilities,
-            ),
-            gender=_gender(float(probability)),
+    scores = certainty(usual, variant.age_interval).tolist()
+    male_probability = temper(male, variant.gender_temperature).tolist()
+    estimates = []
+    for face, crop, score, years, low, high, probabilities, probability in zip(
+        faces, crops, scores, *ages, distributions, male_probability, strict=True
+    ):
+        quality, warnings = (None, []) if face.confidence is None else assess(face, crop, image, score)
+        landmarks = roll = None
+        if face.landmarks is not None:
+            landmarks = Landmarks(**landmark_pixels(face.landmarks, image.shape[1], image.shape[0]))
+            roll = round(roll_of(face.landmarks), 1)
+        estimates.append(
+            FaceEstimate(
+                box=face.box,
+                confidence=None if face.confidence is None else round(face.confidence, 4),
+                landmarks=landmarks,
+                roll=roll,
+                quality=quality,
+                warnings=warnings,
+                age=Age(
+                    years=_years(years),
+                    low=_years(low),
+                    high=_years(high),
+                    coverage=coverage,
+                    distribution=probabilities,
+                ),
+                gender=Gender(
+                    label="male" if probability >= 0.5 else "female",
+                    probability=round(max(probability, 1 - probability), 4),
+                ),
+            )
         )
-        for face, (quality, warnings), years, low, high, probabilities, probability in zip(
-            faces, qualities, *ages, distributions, male_probability, strict=True
-        )
-    ]
-
-
-def _landmarks(face: Face, image: Image) -> Landmarks | None:
-    if face.landmarks is None:
-        return None
-    return Landmarks(**landmark_pixels(face.landmarks, image.shape[1], image.shape[0]))
+    return estimates
 
 
 def _years(age: float) -> float:
@@ -196,9 +195,3 @@ def _rounded(distribution: NDArray[np.float64]) -> list[float]:
     """Probabilities (101,) with five decimals that still add up to 1: their sums are rounded."""
     probabilities: list[float] = np.diff(distribution.cumsum().round(5), prepend=0).round(5).tolist()
     return probabilities
-
-
-def _gender(male: float) -> Gender:
-    if male >= 0.5:
-        return Gender(label="male", probability=round(male, 4))
-    return Gender(label="female", probability=round(1 - male, 4))

@@ -40,13 +40,11 @@ class OnnxSession:
 
     def run(self, crops: Crops) -> Estimates:
         """Crops (n, 128, 128, 3) RGB uint8 to probabilities of ages (n, 101) and of male (n,), float32."""
-        parts = [self._run(crops[first : first + _SLICE]) for first in range(0, len(crops), _SLICE)]
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate([age for age, _ in parts]), np.concatenate([gender for _, gender in parts])
-
-    def _run(self, crops: Crops) -> Estimates:
-        age, gender = self._session.run(["age", "gender"], {"image": crops})
+        parts = [
+            self._session.run(["age", "gender"], {"image": crops[first : first + _SLICE]})
+            for first in range(0, len(crops), _SLICE)
+        ]
+        age, gender = map(np.concatenate, zip(*parts, strict=True))
         return age, gender
 
     def _check(self) -> None:
