@@ -41,6 +41,7 @@ _CONNECT_TIMEOUT = 5.0
 # Random, so that callers that were refused at the same time do not retry at the same time.
 _BACKOFF = tenacity.wait_random_exponential(multiplier=1)
 
+Http = httpx.Client | httpx.AsyncClient
 A = TypeVar("A", bound=BaseModel)
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -236,10 +237,7 @@ def _is_temporary(error: BaseException) -> bool:
 
 
 def _prediction(
-    http: httpx.Client | httpx.AsyncClient,
-    photograph: Photograph,
-    channels: Channels | None,
-    options: Options,
+    http: Http, photograph: Photograph, channels: Channels | None, options: Options
 ) -> httpx.Request:
     headers = {"Content-Type": "application/octet-stream"}
     content = _file(photograph, channels)
@@ -247,13 +245,8 @@ def _prediction(
 
 
 def _batch(
-    http: httpx.Client | httpx.AsyncClient,
-    photographs: Sequence[Photograph],
-    channels: Channels | None,
-    options: Options,
+    http: Http, photographs: Sequence[Photograph], channels: Channels | None, options: Options
 ) -> httpx.Request:
-    if not photographs:
-        raise ValueError("The batch is empty: give at least one photograph.")
     files = [
         ("images", (_name(photograph, number), _file(photograph, channels)))
         for number, photograph in enumerate(photographs, 1)

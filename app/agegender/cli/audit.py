@@ -44,6 +44,8 @@ MEASURES = {
 }
 """Names of the measures, and their titles in a table."""
 
+_IN_YEARS = ("age_mae", "age_bias")
+
 MOST_GROUPS = 30
 """A column with more values, such as names or dates, does not divide the faces into groups."""
 
@@ -312,8 +314,7 @@ class Report:
         out.print(
             f"{self.model}: {self.faces:,} faces in {self.photographs:,} photographs, {len(self.without_face):,} "
             f"without a face, {len(self.unreadable):,} unreadable, {self.several_faces:,} with several faces, of which "
-            "the largest counts",
-            highlight=False,
+            "the largest counts"
         )
         if self.columns_left_out:
             out.print(f"too many values for groups: {', '.join(map(escape, self.columns_left_out))}")
@@ -334,7 +335,6 @@ class Report:
             f"Age error and bias are in years; the interval should hold {self.coverage:.0%} of the ages. Below "
             "each figure is its 95 % bootstrap interval.",
             style="dim",
-            highlight=False,
         )
 
     def plot(self, path: Path) -> None:
@@ -352,9 +352,9 @@ class Report:
             wanted = {"age_bias": 0.0, "interval_coverage": self.coverage}.get(name)
             if wanted is not None:
                 axis.axvline(wanted, color="#dd6b20", linewidth=1, linestyle="--")
-            if not _in_years(name):
+            if name not in _IN_YEARS:
                 axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-            axis.set_title(title + (", years" if _in_years(name) else ""), fontsize=10)
+            axis.set_title(title + (", years" if name in _IN_YEARS else ""), fontsize=10)
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
         rows = [
@@ -405,10 +405,6 @@ def write_recalibrated(model: Model, models: Path, faces: Faces, folder: Path) -
     folder.mkdir(parents=True)
     shutil.copyfile(models / f"{variant.id}.onnx", folder / f"{variant.id}.onnx")
     (folder / f"{variant.id}.json").write_text(variant.model_dump_json(indent=2) + "\n")
-
-
-def _in_years(measure: str) -> bool:
-    return measure in ("age_mae", "age_bias")
 
 
 def _cell(measure: str, figure: Figure | None) -> str:

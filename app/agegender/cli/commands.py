@@ -43,7 +43,7 @@ app = typer.Typer(
     help="Age and gender of the faces in photographs.",
 )
 # No emoji: a file may be named :smile:.jpg. No wrapping of lines in a pipe.
-out = Console(emoji=False, width=None if sys.stdout.isatty() else 10_000)
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 10_000)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
@@ -91,7 +91,7 @@ def _of_settings() -> Iterator[inspect.Parameter]:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        out.print(metadata.version("agegender"), highlight=False)
+        typer.echo(metadata.version("agegender"))
         raise typer.Exit
 
 
@@ -275,12 +275,10 @@ def score(
         _fail("Stopped. Run the same command again to resume.")
     seconds = time.perf_counter() - begun
     before = f" {results.images_done:,} images were scored before." if results.images_done else ""
-    out.print(
+    typer.echo(
         f"{total['images']:,} images in {seconds:,.0f} seconds, {total['images'] / seconds:,.1f} a second: "
         f"{total['faces']:,} faces, {total['without_face']:,} images without a face, {total['errors']:,} errors."
-        f"{before}",
-        highlight=False,
-        soft_wrap=True,
+        f"{before}"
     )
 
 
@@ -332,11 +330,7 @@ def audit(
             report.plot(plot)
         if recalibrate is not None:
             write_recalibrated(reader.model, settings.models, faces, recalibrate)
-            out.print(
-                f"Serve the calibrated model with AGEGENDER_MODELS={recalibrate}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            typer.echo(f"Serve the calibrated model with AGEGENDER_MODELS={recalibrate}")
     except (AuditError, *CANNOT_GO_ON) as error:
         _fail(error)
     except OSError as error:
@@ -366,7 +360,7 @@ def models() -> None:
             f"{metrics.n:,}",
         )
     out.print(table)
-    out.print("* default model; age MAE and gender accuracy on the test faces", highlight=False)
+    typer.echo("* default model; age MAE and gender accuracy on the test faces")
 
 
 @app.command()
@@ -382,7 +376,7 @@ def fetch_detector(
             path = detector_file.fetch(source)
     except DetectorFileError as error:
         _fail(error)
-    out.print(f"YuNet is at {path}", highlight=False, soft_wrap=True)
+    typer.echo(f"YuNet is at {path}")
 
 
 @app.command()
@@ -394,6 +388,6 @@ def doctor() -> None:
     for finding in doctor.examine(_settings()):
         broken += finding.state == "wrong"
         style = {"ok": "green", "note": "yellow", "wrong": "bold red"}[finding.state]
-        out.print(f"[{style}]{finding.state:<6}[/]{escape(finding.text)}", highlight=False, soft_wrap=True)
+        out.print(f"[{style}]{finding.state:<6}[/]{escape(finding.text)}", soft_wrap=True)
     if broken:
         _fail("1 problem found." if broken == 1 else f"{broken} problems found.")

@@ -1,4 +1,4 @@
-"""Find the files that `agegender predict` is given, and predict them in bounded memory."""
+"""Find the files that `agegender predict` is given, predict them in bounded memory, and draw the faces into copies."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ import cv2
 import httpx
 
 from agegender.ahead import ahead
-from agegender.answers import Prediction
-from agegender.cli.annotate import annotate
+from agegender.answers import FaceEstimate, Prediction
 from agegender.client import AgeGenderError, Client, TimedOut
 from agegender.cores import available_cores
 from agegender.inputs import SUFFIXES, Options
@@ -37,6 +36,7 @@ from agegender.predictor import (
 )
 from agegender.settings import Settings
 from agegender.vision.decode import decode
+from agegender.vision.image import Image
 
 STDIN = "-"
 _ANNOTATED = ".annotated.jpg"
@@ -48,6 +48,10 @@ _AHEAD = 4
 # Statuses that may concern one image only: go on with the next one.
 _STATUSES_OF_ONE_IMAGE = (400, 413, 429, 500, 503)
 _DOWNLOAD_SECONDS = 60
+
+_COLOUR = (200, 80, 0)  # dark blue, BGR; its contrast with white is 7 to 1
+_WHITE = (255, 255, 255)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 class CannotAnnotate(Exception):
@@ -250,7 +254,7 @@ def _outcome(
     return prediction
 
 
-def _write(drawn: cv2.typing.MatLike, folder: Path, name: str) -> None:
+def _write(drawn: Image, folder: Path, name: str) -> None:
     """Write an annotated photograph. Raises FileProblem or CannotAnnotate."""
     encoded, jpeg = cv2.imencode(".jpg", drawn)
     if not encoded:
@@ -273,3 +277,26 @@ def _check_names(files: Iterable[File]) -> None:
                 f"The annotated photographs of {taken[file.annotated]} and {file.name} would have the same name, "
                 f"{file.annotated}: annotate them into different folders."
             )
+
+
+def annotate(image: Image, faces: Sequence[FaceEstimate]) -> Image:
+    """Return a copy of `image`, (height, width, 3) BGR, with a box, the age and the gender of each face."""
+    drawn = image.copy()
+    line = max(2, round(max(image.shape[:2]) / 350))
+    for face in faces:
+        box, age, gender = face.box, face.age, face.gender
+        cv2.rectangle(drawn, (box.x, box.y), (box.x + box.width, box.y + box.height), _COLOUR, line)
+        text = f"{gender.label} {gender.probability:.0%}, {age.years:.0f} ({age.low:.0f}-{age.high:.0f})"
+        _label(drawn, text, box.x, box.y, line)
+    return drawn
+
+
+def _label(image: Image, text: str, x: int, y: int, line: int) -> None:
+    """Write `text` above (x, y), moved as far as needed to stay inside the image."""
+    scale = line / 3 + 0.15
+    (width, height), below = cv2.getTextSize(text, _FONT, scale, line)
+    width, height = width + 2 * below, height + 2 * below
+    x = max(0, min(x, image.shape[1] - width))
+    y = max(height, y)
+    cv2.rectangle(image, (x, y - height), (x + width, y), _COLOUR, cv2.FILLED)
+    cv2.putText(image, text, (x + below, y - below), _FONT, scale, _WHITE, max(1, line // 2), cv2.LINE_AA)
