@@ -88,9 +88,8 @@ def _explained(host: str, port: int, setting: str) -> Iterator[None]:
     try:
         yield
     except (socket.gaierror, UnicodeError) as error:  # UnicodeError if it is not a valid host name
-        reason = error.strerror if isinstance(error, OSError) else error
         raise CannotListen(
-            f"The host {host} is unknown ({reason}): choose another with --host (AGEGENDER_HOST)."
+            f"The host {host} is unknown ({error}): choose another with --host (AGEGENDER_HOST)."
         ) from error
     except OSError as error:
         option = f"--{setting.replace('_', '-')} ({ENV_PREFIX}{setting.upper()})"

@@ -50,7 +50,6 @@ _STATUSES_OF_ONE_IMAGE = (400, 413, 429, 500, 503)
 _DOWNLOAD_SECONDS = 60
 
 _COLOUR = (200, 80, 0)  # dark blue, BGR; its contrast with white is 7 to 1
-_WHITE = (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -299,4 +298,6 @@ def _label(image: Image, text: str, x: int, y: int, line: int) -> None:
     x = max(0, min(x, image.shape[1] - width))
     y = max(height, y)
     cv2.rectangle(image, (x, y - height), (x + width, y), _COLOUR, cv2.FILLED)
-    cv2.putText(image, text, (x + below, y - below), _FONT, scale, _WHITE, max(1, line // 2), cv2.LINE_AA)
+    cv2.putText(
+        image, text, (x + below, y - below), _FONT, scale, (255, 255, 255), max(1, line // 2), cv2.LINE_AA
+    )

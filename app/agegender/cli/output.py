@@ -60,7 +60,7 @@ def _rows(prediction: Prediction) -> Iterator[tuple[str, str, str, str, str]]:
 
 def print_json(results: Iterable[Result]) -> None:
     """Print a list of objects with `filename` and either the service's `prediction` or an `error`."""
-    before, after = "[\n", ""
+    before = "["
     try:
         for name, outcome in results:
             entry: dict[str, Any] = {"filename": name}
@@ -68,11 +68,10 @@ def print_json(results: Iterable[Result]) -> None:
                 entry["prediction"] = outcome.model_dump(mode="json")
             else:
                 entry["error"] = outcome
-            print(before + indent(json.dumps(entry, indent=2), "  "), end="")
-            before, after = ",\n", "\n]"
+            print(before, indent(json.dumps(entry, indent=2), "  "), sep="\n", end="")
+            before = ","
     finally:
-        if after:
-            print(after)
+        print("\n]" if before == "," else "[]")
 
 
 def print_csv(results: Iterable[Result]) -> None:
@@ -84,9 +83,6 @@ def print_csv(results: Iterable[Result]) -> None:
     writer.writeheader()
     for name, outcome in results:
         for row in table.rows(name, outcome):
-            writer.writerow(
-                {
-                    key: " ".join(map(str, value)) if isinstance(value, list) else value
-                    for key, value in row.items()
-                }
-            )
+            if ages := row.get("age_distribution"):
+                row["age_distribution"] = " ".join(map(str, ages))
+            writer.writerow(row)
