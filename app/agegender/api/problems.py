@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agegender.answers import Problem
 from agegender.inference.pipeline import DetectorUnavailable
@@ -205,36 +205,23 @@ def add_handlers(app: FastAPI) -> None:
 
 
 class ProblemMiddleware:
-    """ASGI middleware that answers exceptions with problem documents.
-
-    If the server cancels a request while it shuts down, the answer is a 503.
-    """
+    """ASGI middleware that answers exceptions with problem documents. `Observe`, outside it, notes the status."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = False
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
         try:
-            await self._app(scope, receive, send_and_note)
-        except ClientDisconnect:
-            raise
+            await self._app(scope, receive, send)
         except (asyncio.CancelledError, Exception) as error:
+            if scope["type"] != "http" or isinstance(error, ClientDisconnect):
+                raise
             # The server cancels after the drain timeout.
             shown = ShuttingDown() if isinstance(error, asyncio.CancelledError) else error
             response = response_to(shown, Request(scope))
-            if started:
-                raise  # the server closes the connection
+            if "status" in scope["state"]:
+                raise  # the response has begun: the server closes the connection
             await response(scope, receive, send)
 
 

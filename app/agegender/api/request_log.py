@@ -53,13 +53,12 @@ class Observe:
         started = time.perf_counter()
         request_id = id_of(Headers(scope=scope))
         log_fields: dict[str, Any] = {}
-        scope.setdefault("state", {}).update(request_id=request_id, log_fields=log_fields)
-        status: int | None = None
+        state = scope.setdefault("state", {})
+        state.update(request_id=request_id, log_fields=log_fields)
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                state["status"] = message["status"]
                 given = {name for name, _ in message["headers"]}
                 own = [(b"x-request-id", request_id.encode())]
                 own += [header for header in HEADERS if header[0] not in given]
@@ -71,10 +70,11 @@ class Observe:
         try:
             await self._app(handled, receive, send_with_id)
         except ClientDisconnect:
-            status = _CLIENT_LEFT
+            state["status"] = _CLIENT_LEFT
         finally:
             # The route, not the path: `curl -T` puts the file name into the path.
             route = getattr(handled.get("route"), "path", "other")
+            status = state.get("status")
             self._metrics.count_request(route, status or INTERNAL_ERROR.status)
             fields = {
                 "request_id": request_id,

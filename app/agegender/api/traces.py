@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agegender.answers import Timings
 
@@ -55,14 +55,8 @@ class Traces:
         context = self._extract(Headers(scope=scope))
         method = scope["method"]
         with self._tracer.start_as_current_span(method, context=context, kind=self._server) as span:
-
-            async def send_and_note(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    span.set_attribute("http.response.status_code", message["status"])
-                await send(message)
-
             try:
-                await app(scope, receive, send_and_note)
+                await app(scope, receive, send)
             finally:
                 # The route, not the path, which may contain a file name.
                 route = getattr(scope.get("route"), "path", "other")
@@ -74,6 +68,8 @@ class Traces:
                         "agegender.request_id": scope["state"]["request_id"],
                     }
                 )
+                if "status" in scope["state"]:
+                    span.set_attribute("http.response.status_code", scope["state"]["status"])
 
     def close(self) -> None:
         """Export the remaining spans."""
@@ -81,7 +77,7 @@ class Traces:
 
 
 class Traced:
-    """ASGI middleware that traces requests, except `_UNTRACED`. `Observe`, outside it, sets the request ids."""
+    """ASGI middleware that traces requests, except `_UNTRACED`. `Observe`, outside it, sets ids and statuses."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -99,7 +99,10 @@ def decode(data: bytes | memoryview, max_memory: int = DEFAULT_MAX_MEMORY) -> Im
     if not data:
         raise ImageUnreadable("The image is empty: it has no bytes. Send an image file.")
     try:
-        image, orientation = _decode(data, max_memory)
+        with _open(data) as file:
+            _check_size(file, data, max_memory)
+            image = _read(file, data)
+            orientation = _orientation(file)
     except UnidentifiedImageError:
         raise ImageUnreadable(_NO_IMAGE) from None
     except PillowImage.DecompressionBombError:
@@ -107,14 +110,6 @@ def decode(data: bytes | memoryview, max_memory: int = DEFAULT_MAX_MEMORY) -> Im
     except _BROKEN:
         raise ImageUnreadable(_DAMAGED) from None
     return _upright(image, orientation)
-
-
-def _decode(data: bytes, max_memory: int) -> tuple[Image, int]:
-    """The pixels as stored, and their EXIF orientation."""
-    with _open(data) as file:
-        _check_size(file, data, max_memory)
-        image = _read(file, data)
-        return image, _orientation(file)
 
 
 class _File(io.BytesIO):
