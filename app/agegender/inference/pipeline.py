@@ -115,20 +115,16 @@ class Pipeline:
 
     def detector(self, choice: DetectorChoice) -> YuNet | Haar | None:
         """The detector of that name; None for `none`. Raises DetectorUnavailable."""
-        match choice:
-            case "none":
-                return None
-            case "haar":
-                return self._haar
-            case "auto":
-                return self._yunet or self._haar
-            case "yunet":
-                if self._yunet is None:
-                    raise DetectorUnavailable(
-                        "The detector yunet is not installed here: use auto or haar, or let the operator run "
-                        "`agegender fetch-detector` and start the service again."
-                    )
-                return self._yunet
+        if choice == "none":
+            return None
+        if choice == "haar" or (choice == "auto" and self._yunet is None):
+            return self._haar
+        if self._yunet is None:
+            raise DetectorUnavailable(
+                "The detector yunet is not installed here: use auto or haar, or let the operator run "
+                "`agegender fetch-detector` and start the service again."
+            )
+        return self._yunet
 
 
 def _estimate(

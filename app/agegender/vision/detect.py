@@ -35,11 +35,6 @@ _SHORTEST_HALF = 64
 class Detector(Protocol):
     """Finds the faces in an image."""
 
-    @property
-    def name(self) -> str:
-        """The detector's name in answers."""
-        ...
-
     def detect(
         self, image: Image, min_confidence: float | None = None, detail: Detail = "auto"
     ) -> list[Face]:
@@ -77,19 +72,23 @@ class Found(NamedTuple):
 
     def faces(self, image: Image) -> list[Face]:
         """As faces of `image`, largest box first; a face outside the image is left out."""
-        clipped = []
-        for centre, size, points, confidence in zip(*self, strict=True):
-            box = clip(np.array([centre - size / 2, size]), image)
-            if box is None:
+        height, width = image.shape[:2]
+        low = np.rint(self.centres - self.sizes / 2).astype(int)
+        high = np.rint(self.centres + self.sizes / 2).astype(int)
+        left_top, right_bottom = np.maximum(low, 0), np.minimum(high, (width, height))
+        boxes = np.hstack([left_top, right_bottom - left_top]).tolist()
+        wholes = np.hstack([low, np.rint(self.sizes).astype(int)]).tolist()
+        faces = []
+        for inside, whole, points, confidence in zip(
+            boxes, wholes, self.landmarks - 0.5, self.confidences.tolist(), strict=True
+        ):
+            if min(inside[2:]) <= 0:
                 continue
             if len(points):
-                face = Face(box, float(confidence), (points - 0.5).astype(np.float32))
+                faces.append(Face(Box(*inside), confidence, points.astype(np.float32)))
             else:
-                corner = np.rint(centre - size / 2).astype(int)
-                whole = Box(*corner.tolist(), *np.rint(size).astype(int).tolist())
-                face = Face(box, float(confidence), whole=whole)
-            clipped.append(face)
-        return sorted(clipped, key=lambda face: -face.box.area)
+                faces.append(Face(Box(*inside), confidence, whole=Box(*whole)))
+        return sorted(faces, key=lambda face: -face.box.area)
 
 
 Find = Callable[[Image, float], Found]
@@ -181,14 +180,3 @@ def shrink(image: Image, max_side: float) -> tuple[Image, Floats]:
     small = np.asarray(cv2.resize(image, size, interpolation=interpolation), np.uint8)
     # Whole pixels make the two differ a little, or a lot where an image is a narrow strip.
     return small, np.array(size) / (width, height) * 0.5**times
-
-
-def clip(corner_and_size: Floats, image: Image) -> Box | None:
-    """The part of a box ((x, y), (width, height)), float pixels, that lies inside `image`; None if none does."""
-    height, width = image.shape[:2]
-    (x, y), (x_size, y_size) = corner_and_size.tolist()
-    left, top = max(0, round(x)), max(0, round(y))
-    right, bottom = min(width, round(x + x_size)), min(height, round(y + y_size))
-    if right <= left or bottom <= top:
-        return None
-    return Box(left, top, right - left, bottom - top)
