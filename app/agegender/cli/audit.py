@@ -256,21 +256,6 @@ class Group:
     figures: dict[str, Figure]
 
 
-def measure(faces: Faces, variant: Variant, coverage: float) -> tuple[list[Group], list[str]]:
-    """Return the figures of all faces and of each group, and the columns with more than `MOST_GROUPS` values."""
-    outcomes = faces.outcomes(variant, coverage)
-    everyone = np.ones(len(faces.labels), bool)
-    groups, left_out = [_group(None, "all", everyone, outcomes)], []
-    for column in faces.labels[0].groups:
-        cells = np.array([label.groups[column] for label in faces.labels])
-        values = sorted(set(cells) - {""})
-        if len(values) > MOST_GROUPS:
-            left_out.append(column)
-        else:
-            groups += [_group(column, value, cells == value, outcomes) for value in values]
-    return groups, left_out
-
-
 def _group(column: str | None, value: str, members: NDArray[np.bool_], outcomes: dict[str, Floats]) -> Group:
     figures = {}
     for name, values in outcomes.items():
@@ -382,7 +367,15 @@ def examine(
         np.stack([each.distribution for _, each in shown]),
         np.array([each.male_probability for _, each in shown]),
     )
-    groups, left_out = measure(faces, variant, coverage)
+    outcomes = faces.outcomes(variant, coverage)
+    groups, left_out = [_group(None, "all", np.ones(len(shown), bool), outcomes)], []
+    for column in faces.labels[0].groups:
+        cells = np.array([label.groups[column] for label in faces.labels])
+        values = sorted(set(cells) - {""})
+        if len(values) > MOST_GROUPS:
+            left_out.append(column)
+        else:
+            groups += [_group(column, value, cells == value, outcomes) for value in values]
     return faces, Report(
         model=variant.id,
         coverage=coverage,
