@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agegender.inference import detector_file, runtime
+from agegender.inference import detector_file
+from agegender.inference.session import load
 from agegender.inference.yunet_network import with_joined_heads
 from agegender.vision.detect import Floats, Found
 from agegender.vision.face import Detail, Face
@@ -36,7 +37,7 @@ class YuNet:
     name: Literal["yunet"] = "yunet"
 
     def __init__(self, model_path: Path) -> None:
-        self._session = runtime.load(with_joined_heads(model_path.read_bytes()))
+        self._session = load(with_joined_heads(model_path.read_bytes()))
 
     @classmethod
     def installed(cls, path: Path | None = None) -> YuNet | None:
