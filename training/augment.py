@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 # scale 0.86-1.12, rotation 5.5 degrees, shift 5 % of the side), and a little more.
 MAX_ROTATION = math.radians(10)
 SCALE_RANGE = (0.85, 1.15)
-MAX_SHIFT = 0.07
-"""Share of the side."""
+MAX_SHIFT = 0.07  # of the side
 
 BRIGHTNESS = 0.25
 CONTRAST = 0.3
@@ -22,19 +21,12 @@ SATURATION = 0.4
 GREY_SHARE = 0.05
 BLURRED_SHARE = 0.1
 NOISY_SHARE = 0.1
-MAX_NOISE = 10.0
-"""Standard deviation, of 255."""
-
+MAX_NOISE = 10.0  # standard deviation, of 255
 ERASED_SHARE = 0.25
 ERASED_SIDE = (0.15, 0.4)
 MEAN_PIXEL = 127
 
 Image = NDArray[np.uint8]
-
-
-def augment(crop: Image, side: int, random: np.random.Generator) -> Image:
-    """Alter and spoil a (128, 128, 3) crop and resize it to (`side`, `side`, 3)."""
-    return spoil(alter(crop, side, random), random)
 
 
 def alter(crop: Image, side: int, random: np.random.Generator) -> Image:

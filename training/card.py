@@ -72,20 +72,14 @@ def summary(outcome: Outcome) -> str:
 def weakest(outcomes: list[Outcome]) -> str:
     """The race and gender of which gender is named worst, on the last data set: the largest with races."""
     outcome = outcomes[-1]
-    older = outcome.where(outcome.age_low >= evaluate.SMALL_CHILD)
-    right = evaluate.gender_correct(older)
-    groups = [
-        (float(right[chosen].mean()), f"{race}, {'male' if male else 'female'}", int(chosen.sum()))
-        for race in sorted(set(older.race))
-        for male in (False, True)
-        if (chosen := (older.race == race) & (older.male == male)).sum() >= evaluate.FEW
-    ]
-    if not groups:
+    frame = evaluate.by_race_and_gender(outcome)
+    if frame is None:
         return "unknown: there are too few faces of each race and gender."
-    share, name, n = min(groups)
+    right = frame.by_group["gender_accuracy"]
+    group = right.idxmin()
     return (
-        f"{name} in {NAMES[outcome.dataset]}, of {evaluate.SMALL_CHILD} years and older: gender is right for "
-        f"{100 * share:.1f} % of {n:,} faces."
+        f"{group} in {NAMES[outcome.dataset]}, of {evaluate.SMALL_CHILD} years and older: gender is right for "
+        f"{100 * right[group]:.1f} % of {frame.by_group['faces'][group]:,.0f} faces."
     )
 
 

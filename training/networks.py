@@ -21,10 +21,9 @@ BATCH_NORM_MOMENTUM = 0.9
 
 
 def build(architecture: Architecture, dropout: float, backbone: str | None = None) -> keras.Model:
-    """A network from (n, side, side, 3) RGB in 0..255 to `{"age": (n, 101), "gender": (n, 1)}` logits.
+    """A network from (n, side, side, 3) RGB in 0..255, of any side, to `{"age": (n, 101), "gender": (n, 1)}` logits.
 
-    `side` is free, so that training can begin on smaller images. Weights are random, but for those of MobileNetV2's
-    backbone if `backbone` is "imagenet" (downloaded) or names a file.
+    Weights are random, but for those of MobileNetV2 if `backbone` is "imagenet" (downloaded) or names a file.
     """
     inputs = keras.Input((None, None, 3), name="image")
     scaled = layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(inputs)

@@ -15,12 +15,10 @@ from training.evaluate import CALIBRATION_BINS, Outcome, confidence_bins, gender
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#a0aec0"
 
-_DPI = 90
-
 
 def learning_curves(history: Sequence[dict[str, float]], path: Path) -> None:
     """Loss, age error and gender accuracy by epoch; a ring at the one that was kept."""
-    figure, axes = _figure(3)
+    figure, axes = _three()
     epochs = [entry["epoch"] + 1 for entry in history]
     best = min(range(len(history)), key=lambda epoch: history[epoch]["val_loss"])
     curves = (
@@ -35,12 +33,12 @@ def learning_curves(history: Sequence[dict[str, float]], path: Path) -> None:
         axis.set(title=title, xlabel="epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[2].yaxis.set_major_formatter(PercentFormatter(1))
-    _save(figure, path)
+    figure.savefig(path)
 
 
 def errors(outcome: Outcome, path: Path) -> None:
     """Estimated against true age as the density of faces, error by decade, and reliability of gender."""
-    figure, (scatter, decades, gender) = _figure(3)
+    figure, (scatter, decades, gender) = _three()
     edges = np.arange(0, 102, 2) - 0.5
     scatter.hist2d(outcome.age_low, outcome.years, bins=[edges, edges], norm=LogNorm(vmin=0.4), cmap="Blues")
     scatter.plot([0, 100], [0, 100], color=ORANGE, linewidth=1)
@@ -66,19 +64,15 @@ def errors(outcome: Outcome, path: Path) -> None:
     gender.set(title="Gender", xlabel="probability given", ylabel="share that is right", xlim=(0.48, 1.02))
     gender.xaxis.set_major_formatter(PercentFormatter(1))
     gender.yaxis.set_major_formatter(PercentFormatter(1))
-    _save(figure, path)
+    figure.savefig(path)
 
 
-def _figure(columns: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure((3.6 * columns + 0.4, 3.4), layout="constrained")
-    axes = list(figure.subplots(1, columns, squeeze=False)[0])
+def _three() -> tuple[Figure, list[Axes]]:
+    figure = Figure((11.2, 3.4), dpi=90, layout="constrained")
+    axes = list(figure.subplots(1, 3))
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
         axis.set_axisbelow(True)
         axis.title.set_fontsize(10)
     return figure, axes
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=_DPI, format="png")

@@ -17,10 +17,7 @@ NEAR_DUPLICATE_BITS = 45
 
 
 def perceptual_hashes(crop: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Of a (side, side, 3) crop and of its mirror image, (2, 4) uint64.
-
-    Each is the signs of the 255 lowest DCT coefficients against their median.
-    """
+    """Signs of the 255 lowest DCT coefficients against their median, of a crop and its mirror image: (2, 4) uint64."""
     grey = cv2.resize(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
     both = []
     for picture in (grey, grey[:, ::-1]):
@@ -30,10 +27,7 @@ def perceptual_hashes(crop: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def group_near_duplicates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """For each of (n, 2, 4) hashes the index of the first member of its group; groups are closed under nearness.
-
-    Two crops are near where one, or its mirror image, is near to the other.
-    """
+    """For each of (n, 2, 4) hashes the index of the first member of its group; groups are closed under nearness."""
     parent = np.arange(len(hashes))
 
     def root(i: int) -> int:

@@ -1,9 +1,7 @@
-"""A face recognition network as a teacher of age and gender, its answers kept on disk.
+"""A face recognition network, InsightFace's `w600k_mbf.onnx`, as a teacher of age and gender.
 
-InsightFace's `w600k_mbf.onnx` learned from millions of photographs of known people, and heads on its features estimate
-age and gender better than a network trained on tens of thousands of labelled faces. A student learns to predict both
-the features (Romero et al. 2015) and the heads' answers (Hinton, Vinyals and Dean 2015) for the same views that it is
-trained on (Beyer et al. 2022): a few altered copies of each face, whose answers are computed once.
+A student learns to predict its features (Romero et al. 2015) and the answers of heads on them (Hinton, Vinyals and Dean
+2015) for the views that it is trained on (Beyer et al. 2022): a few altered copies of each face, asked about once.
 """
 
 from __future__ import annotations
@@ -105,7 +103,9 @@ class Recognizer:
             model = onnx.load(file)
             for name in STAGES:
                 model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-            self._session = onnxruntime.InferenceSession(model.SerializeToString())
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3  # else it warns at each run that the file declares a batch of one
+            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options)
             self._input = self._session.get_inputs()[0].name
             self([np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)])
         except Exception as error:  # protobuf's and ONNX Runtime's have no class in common
@@ -151,13 +151,16 @@ def _answers_of_heads(
     """Ages (n, views, 101) and genders (n, views) by heads that were trained without the faces they answer for."""
     n, views, size = features.shape
     age, male = np.zeros((n, views, AGES), np.float16), np.zeros((n, views), np.float16)
-    folds = np.array_split(np.random.default_rng(seed).permutation(n), FOLDS)
+    years = np.stack([faces.age_low[rows], faces.age_high[rows]], axis=1).astype(np.float32)
+    random = np.random.default_rng(seed)
+    folds = np.array_split(random.permutation(n), FOLDS)
     for fold in track(folds, "Training heads"):
         others = np.setdiff1d(np.arange(n), fold)
         keras.utils.set_random_seed(seed)
         heads = _heads(size)
-        batches = _Features(faces, rows, features, others, seed)
-        schedule = keras.optimizers.schedules.CosineDecay(_HEAD_RATE, _HEAD_EPOCHS * len(batches))
+        schedule = keras.optimizers.schedules.CosineDecay(
+            _HEAD_RATE, _HEAD_EPOCHS * -(-len(others) // _HEAD_BATCH)
+        )
         heads.compile(
             optimizer=keras.optimizers.AdamW(schedule, weight_decay=0.05),
             loss={
@@ -166,7 +169,10 @@ def _answers_of_heads(
             },
             jit_compile=keras.backend.backend() == "jax",
         )
-        heads.fit(batches, epochs=_HEAD_EPOCHS, shuffle=False, verbose=0)
+        labels = {"age": years[others], "gender": faces.male[rows[others], None].astype(np.float32)}
+        for _ in range(_HEAD_EPOCHS):
+            seen = random.integers(views, size=len(others))
+            heads.fit(features[others, seen].astype(np.float32), labels, batch_size=_HEAD_BATCH, verbose=0)
         asked = np.sort(fold)
         for number in range(views):
             answer = heads(features[asked, number].astype(np.float32), training=False)
@@ -183,35 +189,3 @@ def _heads(size: int) -> keras.Model:
     return keras.Model(
         inputs, {"age": keras.layers.Dense(AGES)(hidden), "gender": keras.layers.Dense(1)(hidden)}
     )
-
-
-class _Features(keras.utils.PyDataset):
-    """Features and labels of the faces `which`, in each epoch in another order and of other views."""
-
-    def __init__(
-        self,
-        faces: Faces,
-        rows: NDArray[np.int64],
-        features: NDArray[np.float16],
-        which: NDArray[np.int64],
-        seed: int,
-    ) -> None:
-        super().__init__()
-        self._features, self._which = features, which
-        self._age = np.stack([faces.age_low[rows], faces.age_high[rows]], axis=1).astype(np.float32)
-        self._male = faces.male[rows, None].astype(np.float32)
-        self._random = np.random.default_rng(seed)
-        self.on_epoch_end()
-
-    def __len__(self) -> int:
-        return -(-len(self._which) // _HEAD_BATCH)
-
-    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
-        some = self._which[index * _HEAD_BATCH :][:_HEAD_BATCH]
-        seen = self._random.integers(self._features.shape[1], size=len(some))
-        labels = {"age": self._age[some], "gender": self._male[some]}
-        return self._features[some, seen].astype(np.float32), labels
-
-    def on_epoch_end(self) -> None:
-        """Shuffle."""
-        self._which = self._random.permutation(self._which)

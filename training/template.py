@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -20,28 +19,8 @@ _AROUND = CHIP_SIZE // 4
 """Pixels of border around a chip that Haar is shown."""
 
 
-@dataclass(frozen=True)
-class Template:
-    """Medians over chips, in pixels of 200x200; printed, they are the lines of `agegender.vision.align`."""
-
-    landmarks: NDArray[np.float64]
-    """(5, 2) x, y of YuNet's points, in the order of `LANDMARK_NAMES`."""
-    haar_box: NDArray[np.float64]
-    """(3,) x, y and side of Haar's box."""
-    chips: int
-    yunet_faces: int
-    haar_faces: int
-    """How many chips there were, and on how many each detector found a face."""
-
-    def __str__(self) -> str:
-        points = ", ".join(f"({x:.1f}, {y:.1f})" for x, y in self.landmarks)
-        box = ", ".join(f"{value:.1f}" for value in self.haar_box)
-        found = f"# of {self.chips} chips, YuNet found {self.yunet_faces} and Haar {self.haar_faces}"
-        return f"{found}\nTEMPLATE = np.array([{points}], np.float32)\nHAAR_BOX = ({box})"
-
-
-def measure_template(utkface: Path, yunet: YuNet, haar: Haar) -> Template:
-    """Run both detectors over every chip of UTKFace's archive or folder.
+def measure_template(utkface: Path, yunet: YuNet, haar: Haar) -> str:
+    """The constants of `agegender.vision.align`: medians over UTKFace's archive or folder, in pixels of a chip.
 
     Raises TrainingError if no face is found, or if an image does not have the size of a chip.
     """
@@ -67,10 +46,10 @@ def measure_template(utkface: Path, yunet: YuNet, haar: Haar) -> Template:
                 boxes.append((face.whole.x - _AROUND, face.whole.y - _AROUND, face.whole.width))
     if not landmarks or not boxes:
         raise TrainingError(f"{utkface} contains no faces: is it UTKFace's archive or folder?")
-    return Template(
-        np.median(np.array(landmarks, np.float64), axis=0),
-        np.median(np.array(boxes, np.float64), axis=0),
-        len(files) - len(unread.unreadable),
-        len(landmarks),
-        len(boxes),
+    points = ", ".join(f"({x:.1f}, {y:.1f})" for x, y in np.median(landmarks, axis=0))
+    box = ", ".join(f"{value:.1f}" for value in np.median(boxes, axis=0))
+    chips = len(files) - len(unread.unreadable)
+    return (
+        f"# of {chips} chips, YuNet found {len(landmarks)} and Haar {len(boxes)}\n"
+        f"TEMPLATE = np.array([{points}], np.float32)\nHAAR_BOX = ({box})"
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from agegender import Client
-from agegender.answers import DetectorChoice, FaceEstimate, Prediction
+from agegender.answers import DetectorChoice, FaceEstimate
 from agegender.client import AgeGenderError, BadRequest
 from rich.progress import track
 
@@ -23,7 +24,7 @@ from training.data import (
     utkface_files,
 )
 from training.errors import TrainingError
-from training.evaluate import COLUMNS, MEASURES, Floats, Outcome, Table, figure, write
+from training.evaluate import COLUMNS, MEASURES, Outcome, Table, figure, write
 from training.labels import Label
 from training.splits import TEST, split_of
 
@@ -49,13 +50,12 @@ class Photograph:
     label: Label
 
 
-def measure(url: str, model: str, dataset: str, originals: Path, faces: Faces) -> Table:
-    """Send the test images of a data set, `originals` (archive or folder), to the service at `url`.
+def measure(url: str, model: str, dataset: str, originals: Sequence[Path], faces: Faces) -> Table:
+    """Send the test images of a data set, `originals` (archives or folders), to the service at `url`.
 
     Raises TrainingError.
     """
-    with as_folder(originals) as folder, Client(url) as client:
-        photographs = photographs_of(dataset, folder, faces, TEST)
+    with photographs_of(dataset, originals, faces, TEST) as photographs, Client(url) as client:
         answers = {
             detector: _ask_all(client, model, detector, photographs) for detector in DETECTORS[dataset]
         }
@@ -72,17 +72,14 @@ def summarise(
     shares = [key for key in _SHARES if key in MEASURES[dataset]]
     rows = []
     for detector, found in answers.items():
-        missed = [photo for photo, face in zip(photographs, found, strict=True) if face is None]
         seen = [
             (photo.label, face) for photo, face in zip(photographs, found, strict=True) if face is not None
         ]
-        outcome = _outcome(dataset, seen)
-
-        def padded(values: Floats, missing: int = len(missed)) -> Floats:
-            return np.append(values, np.zeros(missing))
-
-        cells = [write("age_mae", figure(MEASURES[dataset]["age_mae"](outcome)))] if seen else [""]
-        cells += [write(key, figure(padded(MEASURES[dataset][key](outcome)))) for key in shares]
+        missed = np.zeros(len(found) - len(seen))
+        outcome = outcome_of(dataset, [label for label, _ in seen], [_numbers(face) for _, face in seen])
+        values = {key: MEASURES[dataset][key](outcome) for key in ("age_mae", *shares)}
+        cells = [write("age_mae", figure(values["age_mae"]))] if seen else [""]
+        cells += [write(key, figure(np.append(values[key], missed))) for key in shares]
         rows.append((detector, f"{len(missed):,}", *cells))
     columns = (
         "detector",
@@ -93,27 +90,29 @@ def summarise(
     return Table(f"{NAMES[dataset]}: {len(photographs):,} test images through the service", columns, rows)
 
 
-def most_central_face(answer: Prediction) -> FaceEstimate | None:
-    """Of the faces in an answer the one that the image is about, as when it was prepared."""
-    size = answer.image
-    return min(
-        answer.faces, key=lambda face: distance_from_centre(face.box, size.width, size.height), default=None
-    )
+@contextmanager
+def photographs_of(
+    dataset: str, originals: Sequence[Path], faces: Faces, split: str
+) -> Iterator[list[Photograph]]:
+    """The data set's images in `split`, with those that could not be prepared, no face having been found in them.
 
-
-def photographs_of(dataset: str, folder: Path, faces: Faces, split: str) -> list[Photograph]:
-    """The data set's images in `split`, with those that could not be prepared, no face having been found in them."""
-    files = utkface_files(folder) if dataset == UTKFACE else fairface_files(folder, "train")
+    Raises TrainingError if there are none in the archives or folders `originals`.
+    """
     of_dataset = faces.dataset == dataset
     splits = dict(zip(faces.name[of_dataset].tolist(), faces.split[of_dataset].tolist(), strict=True))
-    chosen = [
-        Photograph(name, path, label)
-        for name, path, label in files
-        if label is not None and splits.get(name, split_of(name)) == split
-    ]
-    if not chosen:
-        raise TrainingError(f"No face of {NAMES[dataset]} is in the {split} split: prepare more.")
-    return chosen
+    files: list[tuple[str, Path, Label | None]] = []
+    with ExitStack() as stack:
+        for path in originals:
+            folder = stack.enter_context(as_folder(path))
+            files += utkface_files(folder) if dataset == UTKFACE else fairface_files(folder, "train")
+        chosen = [
+            Photograph(name, path, label)
+            for name, path, label in files
+            if label is not None and splits.get(name, split_of(name)) == split
+        ]
+        if not chosen:
+            raise TrainingError(f"No face of {NAMES[dataset]} is in the {split} split: prepare more.")
+        yield chosen
 
 
 def _ask_all(
@@ -121,28 +120,41 @@ def _ask_all(
 ) -> list[FaceEstimate | None]:
     def ask(photograph: Photograph) -> FaceEstimate | None:
         try:
-            return most_central_face(client.predict(photograph.path, model=model, detector=detector))
+            answer = client.predict(photograph.path, model=model, detector=detector)
         except BadRequest:
             return None  # an unreadable image counts as one without a face
         except AgeGenderError as error:
             raise TrainingError(f"The service cannot answer for {photograph.name}: {error}") from error
+        size = answer.image
+        return min(
+            answer.faces,
+            key=lambda face: distance_from_centre(face.box, size.width, size.height),
+            default=None,
+        )
 
     with ThreadPoolExecutor(_IN_FLIGHT) as threads:
         return list(track(threads.map(ask, photographs), detector, len(photographs), transient=True))
 
 
-def _outcome(dataset: str, seen: Sequence[tuple[Label, FaceEstimate]]) -> Outcome:
-    probability = np.array([face.gender.probability for _, face in seen])
-    male = np.array([face.gender.label == "male" for _, face in seen], bool)
+def _numbers(face: FaceEstimate) -> tuple[float, float, float, float]:
+    probability = face.gender.probability if face.gender.label == "male" else 1 - face.gender.probability
+    return face.age.years, face.age.low, face.age.high, probability
+
+
+def outcome_of(
+    dataset: str, labels: Sequence[Label], answers: Sequence[tuple[float, float, float, float]]
+) -> Outcome:
+    """Answers without a distribution: for each label the age, the ends of its interval and the probability of male."""
+    years, low, high, male_probability = np.array(answers, np.float64).reshape(-1, 4).T
     return Outcome(
         dataset,
-        distribution=np.zeros((len(seen), 0)),  # the service was not asked for it
-        years=np.array([face.age.years for _, face in seen]),
-        low=np.array([face.age.low for _, face in seen]),
-        high=np.array([face.age.high for _, face in seen]),
-        male_probability=np.where(male, probability, 1 - probability),
-        age_low=np.array([label.age_low for label, _ in seen], np.int64),
-        age_high=np.array([label.age_high for label, _ in seen], np.int64),
-        male=np.array([label.male for label, _ in seen], bool),
-        race=np.array([label.race for label, _ in seen], np.str_),
+        distribution=np.zeros((len(labels), 0)),
+        years=years,
+        low=low,
+        high=high,
+        male_probability=male_probability,
+        age_low=np.array([label.age_low for label in labels], np.int64),
+        age_high=np.array([label.age_high for label in labels], np.int64),
+        male=np.array([label.male for label in labels], bool),
+        race=np.array([label.race for label in labels], np.str_),
     )

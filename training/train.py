@@ -17,7 +17,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from training.augment import augment, resize, spoil
+from training.augment import alter, resize, spoil
 from training.data import Faces
 from training.distributed import ALONE, Process
 from training.errors import TrainingError
@@ -34,10 +34,9 @@ BEST_FILE = "best.weights.h5"
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of images (n, side, side, 3) uint8 with their labels.
+    """Batches of images (n, side, side, 3) uint8 with their labels and, with a teacher, its features and answers.
 
-    With a seed, shuffle for each epoch and augment; without one, leave the images as they are. With a teacher, the
-    labels include its answers, and the inputs its features. Of each batch, only the part of `process` is made.
+    With a seed they are shuffled for each epoch and augmented. Of each batch, only the part of `process` is made.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Batches(keras.utils.PyDataset):
             features = answers.features[seen].astype(np.float32)
             return {"images": np.stack(images), "features": features}, {"age": age, "gender": male}
         if self._seed is not None:
-            images = [augment(crop, self._side, self._random) for crop in crops]
+            images = [spoil(alter(crop, self._side, self._random), self._random) for crop in crops]
         else:
             images = [resize(crop, self._side) for crop in crops]
         return np.stack(images), {"age": age, "gender": male}
@@ -99,7 +98,7 @@ class Batches(keras.utils.PyDataset):
 class Trainee(keras.Model):
     """A network and the moving average of its weights, which is used outside of training.
 
-    With a teacher, an extra layer after the last features, dropped in the end, learns to predict the teacher's.
+    With a teacher, a layer that is dropped in the end learns to predict its features from the network's last ones.
     """
 
     def __init__(
@@ -196,12 +195,12 @@ def train(
     rows = {split: np.flatnonzero(usable & (faces.split == split)) for split in (TRAIN, VALIDATION)}
     if len(rows[TRAIN]) < recipe.batch_size or not len(rows[VALIDATION]):
         raise TrainingError("There are fewer faces than one batch, or none to validate on: prepare more.")
-    teacher = None
+    teacher, share = None, 0.0
     if recipe.teacher is not None:
         if recognizer is None:
             raise TrainingError("This recipe has a teacher: add --recognizer w600k_mbf.onnx.")
         answers = ask(recognizer, faces, rows[TRAIN], recipe.teacher.views, recipe.seed, run.parent)
-        teacher = recipe.teacher, answers
+        teacher, share = (recipe.teacher, answers), recipe.teacher.share
     run.mkdir(parents=True, exist_ok=True)
     _begin_record(recipe, faces, run)
     trainee = _trainee(recipe, imagenet, teacher)
@@ -209,9 +208,7 @@ def train(
     trainee.compile(
         optimizer=_optimizer(recipe, steps),
         loss={
-            "age": AgeLoss(
-                smooth_age_prior(faces, rows[TRAIN]), recipe.teacher.share if recipe.teacher else 0.0
-            ),
+            "age": AgeLoss(smooth_age_prior(faces, rows[TRAIN]), share),
             "gender": keras.losses.BinaryCrossentropy(from_logits=True),
         },
         metrics={
@@ -244,9 +241,8 @@ def train(
         first, done = done, done + stage.epochs
         if len(history) >= done:
             continue
-        seed = recipe.seed + 1000 * max(
-            first, len(history)
-        )  # or a resumed stage would repeat its augmentation
+        # Other views than before it was stopped.
+        seed = recipe.seed + 1000 * max(first, len(history))
         trainee.fit(
             Batches(faces, rows[TRAIN], stage.side, recipe.batch_size, seed, teacher, process),
             validation_data=validation,
@@ -268,9 +264,8 @@ def _trainee(recipe: Recipe, imagenet: str, teacher: tuple[Teacher, Answers] | N
         freeze(network, recipe.last_frozen_layer)
     averaged = build(recipe.network, recipe.dropout)
     averaged.set_weights(network.get_weights())
-    trainee = Trainee(network, averaged)
-    if teacher is not None:
-        trainee = Trainee(network, averaged, teacher[1].features.shape[-1], teacher[0].features_weight)
+    learned = (teacher[1].features.shape[-1], teacher[0].features_weight) if teacher is not None else ()
+    trainee = Trainee(network, averaged, *learned)
     trainee(np.zeros((1, recipe.side, recipe.side, 3), np.uint8))
     return trainee
 
@@ -289,11 +284,7 @@ def _optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
 
 
 def _begin_record(recipe: Recipe, faces: Faces, run: Path) -> None:
-    """Record what the run depends on.
-
-    The stages of a resumed run may differ, so that it can end earlier or later. Raises TrainingError if anything else
-    differs.
-    """
+    """Record what the run depends on. Of a resumed one only the stages may differ: else raises TrainingError."""
     file = run / RECORD_FILE
     choices, digest = recipe.choices(), faces.digest()
     record: dict[str, Any] = {

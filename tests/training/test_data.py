@@ -101,7 +101,7 @@ def expect_refusal_when_damaged(path: Path, part: bytes) -> None:
     whole = path.read_bytes()
     at = whole.index(part)
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
-    with pytest.raises(TrainingError, match="is not a complete archive"):
+    with pytest.raises(TrainingError, match="no complete archive"):
         data.prepare(path.parent / "cache", path)
 
 
