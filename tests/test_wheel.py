@@ -61,13 +61,6 @@ def test_its_command_reads_a_photograph(installed: Path, tmp_path: Path) -> None
         assert model.stem in listed
 
 
-def test_its_library_reads_a_photograph(installed: Path, tmp_path: Path) -> None:
-    program = (
-        "import sys; from agegender import Predictor; print(len(Predictor().predict(sys.argv[1]).faces))"
-    )
-    assert run(installed / "python", "-c", program, ASTRONAUT, cwd=tmp_path) == "1\n"
-
-
 def test_its_service_answers(installed: Path, tmp_path: Path) -> None:
     with serving(None, tmp_path, program=installed / "agegender", cwd=tmp_path, PYTHONPATH="") as server:
         assert len(server.faces(ASTRONAUT.read_bytes())) == 1

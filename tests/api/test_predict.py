@@ -151,7 +151,8 @@ def test_the_interval_has_the_coverage_that_is_asked_for(
     server: Server, coverage: float, deviations: float
 ) -> None:
     # The model's answer for that grey is a normal distribution of 20 years with a deviation of 2.
-    (face,) = server.faces(png(grey(51)), detector="none", coverage=coverage)
+    widest = {"min_confidence": 0, "max_faces": 100}  # what these may be
+    (face,) = server.faces(png(grey(51)), detector="none", coverage=coverage, **widest)
     age = face["age"]
     assert (age["years"], age["coverage"]) == (20, coverage)
     assert (age["low"], age["high"]) == pytest.approx((20 - 2 * deviations, 20 + 2 * deviations), abs=0.1)

@@ -270,12 +270,13 @@ def test_all_together_leave_half_of_the_memory_to_photographs(
         await until(lambda: (service.load().running, service.load().waiting) == (1, 1))
         assert 16_000 < service.memory() < 20_000
         check_problem(await ask_batch(client, padded), 503, "overloaded", "/predict/batch")
+        check_problem(await client.post("/predict", content=IMAGE + bytes(25_000)), 503, "overloaded")
         single = asyncio.create_task(client.post("/predict", content=IMAGE + bytes(20_000)))
         await until(lambda: service.load().waiting == 2)
         service.gate.set()
         for answer in await asyncio.gather(single, *batches):
             assert answer.status_code == 200
-        assert "\nagegender_refused_total 1.0\n" in (await client.get("/metrics")).text
+        assert "\nagegender_refused_total 2.0\n" in (await client.get("/metrics")).text
 
     with gated_service(settings, monkeypatch) as service:
         run(service, test)

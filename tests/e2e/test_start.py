@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 from pathlib import Path
 
 import pytest
-from agegender.inference.variants import UnknownModel
-from agegender.main import create_app
 from agegender.server import CannotListen, bind
-from agegender.settings import Settings
 from helpers import agegender
 from tiny_models import put_model
-
-
-def start(settings: Settings) -> None:
-    async def run() -> None:
-        app = create_app(settings)
-        async with app.router.lifespan_context(app):
-            pass
-
-    asyncio.run(run())
 
 
 def test_the_sentence_is_in_the_log_and_the_exit_code_is_not_0(tmp_path: Path, empty_cache: Path) -> None:
@@ -34,13 +21,6 @@ def test_the_sentence_is_in_the_log_and_the_exit_code_is_not_0(tmp_path: Path, e
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
     (sentence, *_) = [line["message"] for line in lines if line["level"] == "error"]
     assert sentence.startswith(f"{tmp_path}/age_gender_B.onnx cannot be read (No such file or directory):")
-
-
-def test_a_default_model_that_is_not_there(models_folder: Path) -> None:
-    with pytest.raises(UnknownModel) as raised:
-        start(Settings(models=models_folder, default_model="age_gender_Z"))
-    for said in ("age_gender_Z", "age_gender_A, age_gender_B", "--default-model"):
-        assert said in str(raised.value)
 
 
 def test_an_invalid_setting_is_named(empty_cache: Path) -> None:

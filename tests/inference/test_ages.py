@@ -12,7 +12,6 @@ from agegender.inference.ages import (
     quantiles,
     read_ages,
 )
-from agegender.inference.gender import temper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import NORMAL_INTERVAL
@@ -50,7 +49,6 @@ def test_quantiles_rise_with_their_level_and_hold_that_share(
     assert share_below == pytest.approx(max(a, b), abs=1e-6) or high == 0
 
 
-SKEWED = one_age(20) * 0.6 + one_age(50) * 0.4
 NORMAL = AgeInterval.model_validate(NORMAL_INTERVAL)
 COVERAGES = st.floats(MIN_COVERAGE, MAX_COVERAGE)
 
@@ -58,11 +56,6 @@ COVERAGES = st.floats(MIN_COVERAGE, MAX_COVERAGE)
 def bell(middle: float, deviation: float) -> np.ndarray:
     weights = np.exp(-0.5 * ((np.arange(AGES) - middle) / deviation) ** 2)
     return np.array([weights / weights.sum()])
-
-
-def test_the_estimate_is_the_expectation_or_the_median() -> None:
-    assert read_ages(SKEWED, "expectation", NORMAL).years[0] == pytest.approx(32)
-    assert read_ages(SKEWED, "median", NORMAL).years[0] == pytest.approx(20.333, abs=1e-3)
 
 
 def test_factors_are_those_of_the_estimated_age_and_of_its_side() -> None:
@@ -106,10 +99,3 @@ def test_the_interval_holds_the_estimate_well_inside_and_grows_with_the_coverage
         assert ages.years[0] - ages.low[0] >= tenth - 1e-9
         if ages.years[0] < 90:
             assert ages.high[0] - ages.years[0] >= tenth - 1e-9
-
-
-def test_a_temperature_divides_the_logit() -> None:
-    certain = np.array([0.8, 0.5, 0.2])
-    assert temper(certain, 1.0) == pytest.approx(certain)
-    assert temper(certain, 2.0) == pytest.approx([2 / 3, 0.5, 1 / 3])
-    assert temper(np.array([0.0, 1.0], np.float32), 1.0) == pytest.approx([0, 1], abs=1e-5)

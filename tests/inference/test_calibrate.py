@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from agegender.inference.ages import AGES, Ages, certainty, read_ages
-from agegender.inference.calibrate import choose_estimate, fit, fit_interval, fit_temperature
+from agegender.inference.calibrate import choose_estimate, fit_interval, fit_temperature
 from numpy.typing import NDArray
 
 BINS = np.array([0, 3, 10, 20, 30, 40, 50, 60, 70])
@@ -87,11 +87,3 @@ def test_the_estimate_is_the_one_that_errs_less_on_exact_ages() -> None:
     low, high = np.array([32] + [20] * 9), np.array([32] + [29] * 9)
     assert choose_estimate(many, low, high) == "expectation"
     assert choose_estimate(many[1:], low[1:], high[1:]) == "median"
-
-
-def test_all_is_fitted_to_the_same_faces() -> None:
-    distributions, true = faces(2000, 0, error=4)
-    male = np.arange(len(true)) % 2 == 0
-    calibration = fit(distributions, np.where(male, 0.9, 0.1), true, true, male)
-    assert calibration.gender_temperature == 0.25  # always right: as sure as is tried
-    assert calibration.age_interval == fit_interval(distributions, calibration.age_estimate, true, true)

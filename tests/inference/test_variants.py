@@ -19,8 +19,12 @@ def test_every_model_of_the_folder_is_there_by_its_id(tmp_path: Path) -> None:
     catalogue = load_catalogue(tmp_path)
     assert [model.variant.id for model in catalogue] == ["alpha", "zeta"]
     assert catalogue["zeta"].variant.metrics.age_mae == 4.2
-    age, _ = catalogue["zeta"].session.run(np.full((1, 128, 128, 3), 102, np.uint8))
-    assert expectation(age)[0] == pytest.approx(40, abs=0.01)
+    levels = np.arange(26, 231, 20)
+    age, male = catalogue["zeta"].session.run(
+        np.tile(np.uint8(levels)[:, None, None, None], (1, 128, 128, 3))
+    )
+    assert expectation(age) == pytest.approx(levels * 100 / 255, abs=0.01)
+    assert (male > 0.5).tolist() == (levels > 127).tolist()
 
 
 def sentence(folder: Path) -> str:
@@ -120,5 +124,7 @@ def test_the_default_is_b_or_the_first_that_is_there(tmp_path: Path) -> None:
     put_model(tmp_path, "age_gender_B")
     catalogue = load_catalogue(tmp_path)
     assert (catalogue.default(None), catalogue.default("age_gender_C")) == ("age_gender_B", "age_gender_C")
-    with pytest.raises(UnknownModel, match=r"age_gender_Z.* age_gender_A, age_gender_B, age_gender_C"):
+    with pytest.raises(
+        UnknownModel, match=r"age_gender_Z.* age_gender_A, age_gender_B, age_gender_C.*--default-model"
+    ):
         catalogue.default("age_gender_Z")

@@ -327,9 +327,6 @@ def test_the_bound_is_named_in_pixels_of_this_kind() -> None:
     )
 
 
-# Anything at all
-
-
 def test_every_frame_of_an_avif_counts() -> None:
     file = encode("AVIF")
     stream = file[file.index(b"mdat") + 4 :]
@@ -340,6 +337,3 @@ def test_every_frame_of_an_avif_counts() -> None:
     thrice[length : length + 4] = struct.pack(">I", 3 * len(stream))
     thrice[thrice.index(b"mdat") - 4 :][:4] = b""
     assert av1.coded_pixels(bytes(thrice)) == 3 * WIDTH * HEIGHT
-
-
-# Anything at all

@@ -7,7 +7,6 @@ import pytest
 from agegender.inference.yunet import YuNet
 from agegender.vision.align import roll_of
 from agegender.vision.decode import decode
-from agegender.vision.detect import Detector
 from agegender.vision.face import Box, Detail, landmark_pixels
 from agegender.vision.haar import Haar
 from helpers import ASTRONAUT, GRACE_HOPPER, YUNET
@@ -38,12 +37,6 @@ def haar() -> Haar:
     return Haar()
 
 
-@pytest.fixture(params=["yunet", "haar"])
-def detector(request: pytest.FixtureRequest) -> Detector:
-    found: Detector = request.getfixturevalue(request.param)
-    return found
-
-
 def photograph(name: str) -> np.ndarray:
     return decode(PHOTOGRAPHS[name].read_bytes())
 
@@ -58,31 +51,6 @@ def on_canvas(image: np.ndarray, scale: float, width: int, height: int, x: int, 
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=method)
     shift = np.array([[1, 0, x], [0, 1, y]], np.float64)
     return cv2.warpAffine(small, shift, (width, height), borderValue=(128, 128, 128))
-
-
-@pytest.mark.parametrize("name", PHOTOGRAPHS)
-def test_both_find_the_one_face_of_a_photograph(detector: Detector, name: str) -> None:
-    (face,) = detector.detect(photograph(name))
-    eyes_and_mouth = np.array(SEEN[name])
-    box = face.box
-    assert np.all(eyes_and_mouth > (box.x, box.y))
-    assert np.all(eyes_and_mouth < (box.x + box.width, box.y + box.height))
-    assert box.width < 4 * np.ptp(eyes_and_mouth[:2, 0])
-    assert face.confidence is not None
-    assert 0.6 < face.confidence <= 1
-
-
-@pytest.mark.parametrize("name", PHOTOGRAPHS)
-def test_yunet_says_where_eyes_nose_and_mouth_are_and_haar_does_not(
-    yunet: YuNet, haar: Haar, name: str
-) -> None:
-    image = photograph(name)
-    assert haar.detect(image)[0].landmarks is None
-    landmarks = yunet.detect(image)[0].landmarks
-    assert landmarks is not None
-    assert (landmarks.shape, landmarks.dtype) == ((5, 2), np.float32)
-    eyes = np.hypot(*np.subtract(*SEEN[name][:2]))
-    assert np.abs(landmarks - SEEN[name]).max() < 0.2 * eyes
 
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
@@ -168,9 +136,9 @@ def test_a_close_up_of_any_size_has_one_face(yunet: YuNet, name: str, side: int,
     assert 0.4 < face.box.height / side < 0.9
 
 
-@pytest.mark.parametrize("degrees", [90, 180, 270, 45, -45, 135])
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270, 45, -45, 135])
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
-def test_a_turned_face_is_found_as_it_is_upright(yunet: YuNet, name: str, degrees: int) -> None:
+def test_a_face_is_found_however_it_is_turned(yunet: YuNet, name: str, degrees: int) -> None:
     image = photograph(name)
     height, width = image.shape[:2]
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), -degrees, 1)

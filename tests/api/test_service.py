@@ -1,3 +1,5 @@
+"""What the service says of itself: whether it is live and ready, and its models."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,7 +8,8 @@ import httpx
 import pytest
 from agegender.settings import Settings
 from fastapi import FastAPI
-from helpers import IMAGE, Server, check_problem, in_process
+from helpers import IMAGE, YUNET, Server, check_problem, in_process
+from tiny_models import metadata
 
 
 @pytest.mark.parametrize("state", ["live", "ready"])
@@ -36,3 +39,17 @@ def test_a_service_that_shuts_down_is_live_but_not_ready_and_takes_no_prediction
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
     in_process(Settings(models=models_folder, workers=1), ask)
+
+
+def test_models_are_listed_with_all_that_is_known_of_them(server: Server, models_folder: Path) -> None:
+    answer = server.client.get("/models")
+    assert answer.status_code == 200
+    listing = answer.json()
+    assert listing["default"] == "age_gender_B"
+    assert listing["detector"] == ("yunet" if YUNET.exists() else "haar")
+    assert [model["id"] for model in listing["models"]] == ["age_gender_A", "age_gender_B"]
+    for model in listing["models"]:
+        known = metadata(model["id"], (models_folder / f"{model['id']}.onnx").read_bytes())
+        del known["age_interval"]
+        assert model == {**known, "loaded": True}
+        assert server.client.get(f"/models/{model['id']}").json() == model
