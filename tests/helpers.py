@@ -113,14 +113,12 @@ def turned(image: np.ndarray, orientation: int) -> bytes:
     return encoded[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + encoded[2:]
 
 
-def inside(box: dict[str, int], area: tuple[int, int, int, int], tolerance: int = 0) -> bool:
+def inside(box: dict[str, int], area: tuple[int, int, int, int]) -> bool:
     """Whether a box of an answer lies in `area` (left, top, right, bottom)."""
     left, top, right, bottom = area
     return (
-        left - tolerance <= box["x"]
-        and top - tolerance <= box["y"]
-        and box["x"] + box["width"] <= right + tolerance
-        and box["y"] + box["height"] <= bottom + tolerance
+        left <= box["x"] <= box["x"] + box["width"] <= right
+        and top <= box["y"] <= box["y"] + box["height"] <= bottom
     )
 
 
@@ -223,23 +221,8 @@ class Service:
 class Server(Service):
     """`agegender serve` as a process of its own, on a free port."""
 
-    def __init__(
-        self,
-        models: Path | None,
-        cache: Path,
-        *options: str,
-        program: Path = AGEGENDER,
-        cwd: Path | None = None,
-        **extra: str,
-    ) -> None:
-        chosen = [f"--models={models}"] if models else []
-        self.process = subprocess.Popen(
-            [program, "serve", "--port=0", *chosen, *options],
-            cwd=cwd,
-            env=environment(cache, **extra),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
         self._lines: list[str] = []
         self._ended = False
         self._changed = threading.Condition()
@@ -307,7 +290,15 @@ def serving(
     **extra: str,
 ) -> Iterator[Server]:
     """A `Server` for the length of a `with` block."""
-    server = Server(models, cache, *options, program=program, cwd=cwd, **extra)
+    chosen = [f"--models={models}"] if models else []
+    process = subprocess.Popen(
+        [program, "serve", "--port=0", *chosen, *options],
+        cwd=cwd,
+        env=environment(cache, **extra),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    server = Server(process)
     try:
         yield server
     finally:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import AGEGENDER, ASTRONAUT, PATIENCE, environment
+from helpers import ASTRONAUT, agegender
 
 pytest.importorskip("pyarrow", reason="needs PyArrow: it is in requirements/dev.txt")
 import pyarrow as pa
@@ -53,20 +53,8 @@ def test_images_and_results_may_be_in_buckets(
             file.write(content)
 
     def score() -> str:
-        done = subprocess.run(
-            [
-                AGEGENDER,
-                "score",
-                f"s3://album/i*{options}",
-                f"--output=s3://album/out{options}",
-                "--workers=1",
-            ],
-            env=environment(empty_cache, AGEGENDER_MODELS=str(models_folder), **KEYS),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        options_of_score = (f"s3://album/i*{options}", f"--output=s3://album/out{options}", "--workers=1")
+        done = agegender(empty_cache, "score", *options_of_score, AGEGENDER_MODELS=str(models_folder), **KEYS)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -10,11 +10,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import AGEGENDER, ASTRONAUT, GRACE_HOPPER, PATIENCE, environment, full_disk, grey, png
+from helpers import AGEGENDER, ASTRONAUT, GRACE_HOPPER, PATIENCE, agegender, environment, full_disk, grey, png
 
 ds = pytest.importorskip("pyarrow.dataset", reason="needs PyArrow: it is in requirements/dev.txt")
 
@@ -37,14 +38,8 @@ def start(models_folder: Path, empty_cache: Path) -> Start:
 
 
 @pytest.fixture
-def run(start: Start) -> Run:
-    def ended(*arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
-        process = start(*arguments, **extra)
-        out, err = process.communicate(timeout=PATIENCE)
-        assert "Traceback" not in err
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
-
-    return ended
+def run(models_folder: Path, empty_cache: Path) -> Run:
+    return partial(agegender, empty_cache, AGEGENDER_MODELS=str(models_folder))
 
 
 @pytest.fixture

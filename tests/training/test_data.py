@@ -81,28 +81,27 @@ def test_the_archive_gives_what_its_folder_gives(utkface: Path, tmp_path: Path) 
     assert packed.digest() == loose.digest()
 
 
-def test_an_archive_with_a_damaged_face_is_said_to_be_none(utkface: Path, tmp_path: Path) -> None:
-    """Stored as it is, so that nothing but the checksum at the archive's end can tell."""
-    with tarfile.open(tmp_path / "UTKFace.tar.gz", "w:gz", compresslevel=0) as archive:
+@pytest.mark.parametrize(
+    ("name", "mode", "options"),
+    [
+        # Stored as it is, so that nothing but the checksum at the archive's end can tell.
+        ("UTKFace.tar.gz", "w:gz", {"compresslevel": 0}),
+        # A damaged header looks like the archive's end: the faces behind it must not be missed in silence.
+        ("UTKFace.tar", "w", {"format": tarfile.GNU_FORMAT}),
+    ],
+    ids=["face", "header"],
+)
+def test_a_damaged_archive_is_said_to_be_none(
+    utkface: Path, tmp_path: Path, name: str, mode: str, options: dict[str, int]
+) -> None:
+    with tarfile.open(tmp_path / name, mode, **options) as archive:
         archive.add(utkface, "UTKFace")
-    expect_refusal_when_damaged(
-        tmp_path / "UTKFace.tar.gz", (utkface / chip_name(0, 0, 0, 0)).read_bytes()[200:220]
-    )
-
-
-def test_an_archive_with_a_damaged_header_is_said_to_be_none(utkface: Path, tmp_path: Path) -> None:
-    """Which looks like the archive's end: the faces behind it must not be missed in silence."""
-    with tarfile.open(tmp_path / "UTKFace.tar", "w", format=tarfile.GNU_FORMAT) as archive:
-        archive.add(utkface, "UTKFace")
-    expect_refusal_when_damaged(tmp_path / "UTKFace.tar", chip_name(37, 1, 0, 1).encode())
-
-
-def expect_refusal_when_damaged(path: Path, part: bytes) -> None:
-    whole = path.read_bytes()
-    at = whole.index(part)
-    path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+    whole = bytearray((tmp_path / name).read_bytes())
+    face = (utkface / chip_name(0, 0, 0, 0)).read_bytes()[200:220]
+    whole[whole.index(face if mode == "w:gz" else chip_name(37, 1, 0, 1).encode())] ^= 0xFF
+    (tmp_path / name).write_bytes(whole)
     with pytest.raises(TrainingError, match="no complete archive"):
-        data.prepare(path.parent / "cache", path)
+        data.prepare(tmp_path / "cache", tmp_path / name)
 
 
 def test_fairface_is_cropped_and_those_without_a_face_are_counted(tmp_path: Path) -> None:
