@@ -27,8 +27,6 @@ NORMAL_INTERVAL = {
 
 def tiny_onnx(
     *,
-    image: str = "image",
-    image_type: int = UINT8,
     batch: str | int = "n",
     side: int = 128,
     age: str = "age",
@@ -47,7 +45,7 @@ def tiny_onnx(
     slope = [k * scale / 4 for k in range(ages)]
     offset = [-(k**2) / 8 for k in range(ages)]
     nodes = [
-        _node("Cast", [image], ["pixels"], _int_attribute("to", FLOAT)),
+        _node("Cast", ["image"], ["pixels"], _int_attribute("to", FLOAT)),
         _node("Mul", ["pixels", "channels"], ["weighed"]),
         _node("ReduceMean", ["weighed"], ["mean"], _ints_attribute("axes", [1, 2, 3])),
         _node("Flatten", ["mean"], ["brightness"]),
@@ -80,7 +78,7 @@ def tiny_onnx(
         [_field(1, node) for node in nodes]
         + [_field(2, b"tiny")]
         + [_field(5, constant) for constant in constants]
-        + [_field(11, _tensor_info(image, image_type, [batch, side, side, 3]))]
+        + [_field(11, _tensor_info("image", UINT8, [batch, side, side, 3]))]
         + [_field(12, _tensor_info(age, FLOAT, [batch, ages]))]
         + [_field(12, _tensor_info("gender", FLOAT, [batch] if flat_gender else [batch, 1]))]
     )

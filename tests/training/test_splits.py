@@ -8,7 +8,7 @@ import pytest
 from face_images import chip_name, picture
 from helpers import decoded
 
-from training.splits import assign_splits, group_near_duplicates, perceptual_hashes, split_of
+from training.splits import assign_splits, perceptual_hashes, split_of
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,6 @@ def copies(image: np.ndarray) -> list[np.ndarray]:
         smaller,
         mirrored,
     ]
-
-
-def test_copies_of_a_picture_are_one_group_and_other_pictures_are_not() -> None:
-    first, second = picture(3, 128), picture(4, 128)
-    images = [first, second, *copies(first), *copies(second)]
-    assert group_near_duplicates(hashes(*images)).tolist() == [0, 1, 0, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_near_duplicates_never_straddle_a_split() -> None:
