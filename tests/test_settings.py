@@ -112,3 +112,7 @@ def test_a_container_s_limit_counts_where_it_is_less_than_the_machine_has(
     monkeypatch.setattr(cores, "_CGROUP", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     assert cores.available_cores() == expected
+
+
+def test_a_host_may_be_written_as_in_a_url() -> None:
+    assert Settings(host="[::1]").host == "::1"

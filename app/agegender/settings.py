@@ -132,6 +132,11 @@ class Settings(BaseSettings):
         "https://example.com; * allows all. Empty: none.",
     )
 
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, host: str) -> str:
+        return host.removeprefix("[").removesuffix("]")
+
     @field_validator("port", "metrics_port", mode="before")
     @classmethod
     def _is_no_service_link(cls, port: object, info: ValidationInfo) -> object:

@@ -197,12 +197,16 @@ def _name(sent: bytes | None) -> str:
 
 def _read_json(form: type[Body], body: bytes, expected: str) -> Body:
     """Parse a JSON body. Raises ApiError; `expected` says what to send."""
+    wrong = "it has too many values"
     if sum(map(body.count, (b"[", b"{", b","))) <= _MOST_JSON_VALUES:
         try:
             return form.model_validate_json(body)
-        except ValidationError:
-            pass
-    raise ApiError(JSON_INVALID, f"The JSON is not as expected: {expected}, and options in the query.")
+        except ValidationError as error:
+            found = [(*map(str, each["loc"]), each["msg"]) for each in error.errors(include_input=False)[:3]]
+            wrong = "; ".join(map(": ".join, found))[:200]
+    raise ApiError(
+        JSON_INVALID, f"The JSON is not as expected ({wrong}): {expected}, and options in the query."
+    )
 
 
 def _from_text(text: str) -> bytes:
