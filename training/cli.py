@@ -229,9 +229,12 @@ def conditions(
     cache: CacheOption = DEFAULT_CACHE,
     models: ModelsOption = DEFAULT_MODELS,
     count: Annotated[int, typer.Option(help="Photographs of each data set.")] = 1000,
+    turns: Annotated[
+        bool, typer.Option("--turns", help="Turn the photographs instead, and count which faces are found.")
+    ] = False,
 ) -> None:
     """Measure what poor photographs do to the ages by age_gender_B, and what warnings and score tell of it."""
-    from training.conditions import measure, read
+    from training.conditions import measure, measure_turns, read
     from training.through_service import photographs_of
 
     faces, detector, served = data.load(cache), _yunet(yunet), load_catalogue(models)["age_gender_B"]
@@ -239,7 +242,7 @@ def conditions(
     for dataset, paths in _originals(utkface, fairface).items():
         with photographs_of(dataset, paths, faces, VALIDATION) as photographs:
             images += read(photographs, dataset, count)
-    for table in measure(images, detector, served):
+    for table in [measure_turns(images, detector, served)] if turns else measure(images, detector, served):
         _print(table)
 
 

@@ -1,4 +1,4 @@
-"""Measure how poor image quality and a tilted head change the estimates, by degrading images of a split."""
+"""Measure how poor image quality and turned photographs change the estimates, by degrading images of a split."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from agegender.inference.ages import certainty, read_ages
 from agegender.inference.variants import Model
 from agegender.inference.yunet import YuNet
-from agegender.vision.align import crop_face
+from agegender.vision.align import crop_face, roll_of
 from agegender.vision.decode import decode
 from agegender.vision.face import Box, Face, FaceWarning
 from agegender.vision.image import Image
@@ -64,6 +64,8 @@ def _cut(image: Image, face: Face, share: float) -> Altered:
 def _roll(image: Image, _: Face, degrees: float) -> Altered:
     """Rotate clockwise, with the edge pixels repeated."""
     height, width = image.shape[:2]
+    if degrees % 90 == 0:
+        return np.ascontiguousarray(np.rot90(image, -round(degrees) // 90)), None
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -degrees, 1)
     return np.asarray(cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)), None
 
@@ -155,6 +157,47 @@ def measure(images: Sequence[tuple[Image, Label]], yunet: YuNet, model: Model) -
     ]
     degraded = Table("Originals made worse", ("", "with a new warning", "times the error"), conditions)
     return [Table(title, columns, rows), degraded]
+
+
+def measure_turns(images: Sequence[tuple[Image, Label]], yunet: YuNet, model: Model) -> Table:
+    """Count the faces found upright that are found, and answered, as before when their photograph is turned."""
+    rows = {degrees: np.zeros(4) for degrees in (0, 90, 180, 270, 45, -45)}
+    for image, _ in track(images, "turns"):
+        upright = most_central(yunet.find(image, 0.6).faces(image), image)
+        before = _answer(image, yunet, model)
+        if upright is None or upright.landmarks is None or before is None:
+            continue
+        for degrees, row in rows.items():
+            after = _answer(_roll(image, upright, degrees)[0], yunet, model)
+            row[0] += 1
+            if after is not None:
+                off = abs((after.roll - roll_of(upright.landmarks) - degrees + 180) % 360 - 180)
+                same = after.male == before.male and abs(after.years - before.years) <= 1.5
+                row[1:] += off < 30, off >= 45, same
+    columns = ("degrees", "faces", "roll right", "wrong by 45 or more", "same gender, age within 1.5 years")
+    return Table(
+        "Faces that are found upright, in turned photographs",
+        columns,
+        [
+            (f"{degrees}", f"{row[0]:.0f}", *(f"{part / row[0]:.1%}" for part in row[1:]))
+            for degrees, row in rows.items()
+        ],
+    )
+
+
+class _Answer(NamedTuple):
+    roll: float
+    years: float
+    male: bool
+
+
+def _answer(image: Image, yunet: YuNet, model: Model) -> _Answer | None:
+    face = most_central(yunet.detect(image), image)
+    if face is None or face.landmarks is None:
+        return None
+    distribution, male = model.session.run(crop_face(image, face)[np.newaxis])
+    years = read_ages(distribution, model.variant.age_estimate, model.variant.age_interval).years
+    return _Answer(roll_of(face.landmarks), float(years[0]), bool(male[0] > 0.5))
 
 
 def _ratio(made: Sequence[_Worse]) -> str:

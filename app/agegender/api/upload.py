@@ -72,7 +72,7 @@ class BatchBody(BaseModel):
     )
 
 
-Body = TypeVar("Body", ImageBody, BatchBody)
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class SentImage:
@@ -202,8 +202,8 @@ def _read_json(form: type[Body], body: bytes, expected: str) -> Body:
         try:
             return form.model_validate_json(body)
         except ValidationError as error:
-            found = [(*map(str, each["loc"]), each["msg"]) for each in error.errors(include_input=False)[:3]]
-            wrong = "; ".join(map(": ".join, found))[:200]
+            parts = [(*each["loc"], each["msg"]) for each in error.errors(include_input=False)[:3]]
+            wrong = "; ".join(": ".join(map(str, part)) for part in parts)[:200]
     raise ApiError(
         JSON_INVALID, f"The JSON is not as expected ({wrong}): {expected}, and options in the query."
     )
