@@ -242,8 +242,7 @@ def conditions(
     for dataset, paths in _originals(utkface, fairface).items():
         with photographs_of(dataset, paths, faces, VALIDATION) as photographs:
             images += read(photographs, dataset, count)
-    for table in [measure_turns(images, detector, served)] if turns else measure(images, detector, served):
-        _print(table)
+    _print((measure_turns if turns else measure)(images, detector, served))
 
 
 def _originals(utkface: Path | None, fairface: list[Path] | None) -> dict[str, list[Path]]:
