@@ -1,18 +1,14 @@
-"""Models of a few hundred bytes that keep the service's contract, or break it in one place.
-
-ONNX files are protocol buffers; the little of their encoding that is needed here is written out, because the
-service's tests run without the `onnx` package. Field numbers are those of onnx.proto.
-"""
+"""Models of a few hundred bytes that keep the service's contract, or break it in one place."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-FLOAT, UINT8 = 1, 2
+import onnx.parser
 
 _FACTORS = [[0.526], [1.0], [1.283], [1.529], [2.01]]
 NORMAL_INTERVAL = {
@@ -40,50 +36,33 @@ def tiny_onnx(
     `channels` weigh red, green and blue in b. The logit of age k is -(k - a)**2 / 8, up to a constant, with
     a = b * 100 / 255: a bell of 2 years about a.
     """
-    scale = 100 / 255
     # -(k - a)**2 / 8 = k * a / 4 - k**2 / 8 + something that is the same for all k
-    slope = [k * scale / 4 for k in range(ages)]
+    slope = [k * 100 / 255 / 4 for k in range(ages)]
     offset = [-(k**2) / 8 for k in range(ages)]
-    nodes = [
-        _node("Cast", ["image"], ["pixels"], _int_attribute("to", FLOAT)),
-        _node("Mul", ["pixels", "channels"], ["weighed"]),
-        _node("ReduceMean", ["weighed"], ["mean"], _ints_attribute("axes", [1, 2, 3])),
-        _node("Flatten", ["mean"], ["brightness"]),
-        _node("Mul", ["brightness", "slope"], ["tilted"]),
-        _node("Add", ["tilted", "offset"], ["logits"]),
-        _node("Softmax" if probabilities else "Identity", ["logits"], [age]),
-        _node("Sub", ["brightness", "middle"], ["gender_logit"]),
-        _node("Sigmoid", ["gender_logit"], ["gender_column"]),
-        _node(
-            *(
-                (
-                    "ReduceMean",
-                    ["gender_column"],
-                    ["gender"],
-                    _ints_attribute("axes", [1]),
-                    _int_attribute("keepdims", 0),
-                )
-                if flat_gender
-                else ("Identity", ["gender_column"], ["gender"])
-            )
-        ),
-    ]
-    constants = [
-        _constant("channels", list(channels)),
-        _constant("slope", slope),
-        _constant("offset", offset),
-        _constant("middle", [127.5]),
-    ]
-    graph = b"".join(
-        [_field(1, node) for node in nodes]
-        + [_field(2, b"tiny")]
-        + [_field(5, constant) for constant in constants]
-        + [_field(11, _tensor_info("image", UINT8, [batch, side, side, 3]))]
-        + [_field(12, _tensor_info(age, FLOAT, [batch, ages]))]
-        + [_field(12, _tensor_info("gender", FLOAT, [batch] if flat_gender else [batch, 1]))]
-    )
-    opset = _field(1, b"") + _number(2, 13)
-    return _number(1, 8) + _field(7, graph) + _field(8, opset)
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 13]>
+        tiny (uint8[{batch}, {side}, {side}, 3] image)
+            => (float[{batch}, {ages}] {age}, float[{batch}{"" if flat_gender else ", 1"}] gender)
+            <float[3] channels = {_numbers(channels)}, float[1] middle = {{127.5}},
+             float[{ages}] slope = {_numbers(slope)}, float[{ages}] offset = {_numbers(offset)}>
+        {{
+            pixels = Cast <to = 1> (image)
+            weighed = Mul (pixels, channels)
+            mean = ReduceMean <axes = [1, 2, 3]> (weighed)
+            brightness = Flatten (mean)
+            tilted = Mul (brightness, slope)
+            logits = Add (tilted, offset)
+            {age} = {"Softmax" if probabilities else "Identity"} (logits)
+            gender_logit = Sub (brightness, middle)
+            gender_column = Sigmoid (gender_logit)
+            gender = {"ReduceMean <axes = [1], keepdims = 0>" if flat_gender else "Identity"} (gender_column)
+        }}""")
+    encoded: bytes = model.SerializeToString()
+    return encoded
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return f"{{{', '.join(map(str, values))}}}"
 
 
 def metadata(model_id: str, model: bytes, **changes: Any) -> dict[str, Any]:
@@ -110,49 +89,3 @@ def put_model(folder: Path, model_id: str = "tiny", model: bytes | None = None, 
     model = tiny_onnx() if model is None else model
     (folder / f"{model_id}.onnx").write_bytes(model)
     (folder / f"{model_id}.json").write_text(json.dumps(metadata(model_id, model, **changes)))
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def _number(number: int, value: int) -> bytes:
-    return _varint(number << 3) + _varint(value)
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
-
-
-def _node(operator: str, inputs: list[str], outputs: list[str], *attributes: bytes) -> bytes:
-    return b"".join(
-        [_field(1, name.encode()) for name in inputs]
-        + [_field(2, name.encode()) for name in outputs]
-        + [_field(4, operator.encode())]
-        + [_field(5, attribute) for attribute in attributes]
-    )
-
-
-def _int_attribute(name: str, value: int) -> bytes:
-    return _field(1, name.encode()) + _number(3, value) + _number(20, 2)
-
-
-def _ints_attribute(name: str, values: list[int]) -> bytes:
-    return _field(1, name.encode()) + b"".join(_number(8, value) for value in values) + _number(20, 7)
-
-
-def _constant(name: str, values: list[float]) -> bytes:
-    data = struct.pack(f"<{len(values)}f", *values)
-    return _number(1, len(values)) + _number(2, FLOAT) + _field(8, name.encode()) + _field(9, data)
-
-
-def _tensor_info(name: str, element: int, shape: list[str | int]) -> bytes:
-    dimensions = b"".join(
-        _field(1, _number(1, size) if isinstance(size, int) else _field(2, size.encode())) for size in shape
-    )
-    return _field(1, name.encode()) + _field(2, _field(1, _number(1, element) + _field(2, dimensions)))
