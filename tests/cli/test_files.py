@@ -79,16 +79,6 @@ def test_what_a_folder_leaves_out_is_counted_by_kind(album: Path) -> None:
     assert find_files(["deep/**/"])[1] == {"deep/**/": {".txt": 1}}  # though both folders match
 
 
-def test_annotated_pictures_lie_as_the_files_in_their_folder(album: Path) -> None:
-    annotated = [file.annotated for file in find_files([str(album / "deep"), "b.jpg", "-"])[0]]
-    assert annotated == [
-        "d.annotated.jpg",
-        "deeper/c.annotated.jpg",
-        "b.annotated.jpg",
-        "stdin.annotated.jpg",
-    ]
-
-
 def test_results_come_in_order_from_several_threads_and_few_files_are_read_ahead(album: Path) -> None:
     names = [f"{number}.jpg" for number in range(200)]
     for name in names:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from helpers import (
     Server,
     Upload,
     check_problem,
-    grey,
     jpeg,
     part,
     pixels,
@@ -83,19 +81,6 @@ def test_a_caller_who_leaves_while_sending_is_forgotten(narrow_server: Server) -
         assert narrow_server.request_line(f"left-after-{sent}")["status"] == 499
         assert "\nagegender_admitted 0.0\n" in narrow_server.client.get("/metrics").text
         assert narrow_server.predict(IMAGE).status_code == 200
-
-
-def test_a_caller_who_leaves_while_waiting_is_not_waited_for(narrow_server: Server) -> None:
-    huge = jpeg(grey(200, 8000, 5000))  # takes seconds
-    upload = Upload(narrow_server, length=len(huge), **{"X-Request-ID": "left-while-waiting"})
-    upload.send(huge)
-    for _ in range(5):  # turns of the server's event loop, in which it hands the image to the worker
-        narrow_server.client.get("/health/live")
-    upload.leave()
-    assert narrow_server.request_line("left-while-waiting")["status"] == 499
-    begun = time.monotonic()
-    while narrow_server.predict(IMAGE).status_code == 503:  # the worker is still at it, and then free
-        assert time.monotonic() - begun < PATIENCE
 
 
 def test_the_signal_to_stop_lets_what_was_accepted_finish_and_takes_nothing_new(

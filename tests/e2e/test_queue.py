@@ -154,6 +154,8 @@ def test_a_caller_who_leaves_the_queue_makes_room_and_is_not_served(service: Gat
             await until(lambda: service.load().waiting == QUEUE_SIZE)
         assert len(service.begun) == PLACES
         assert service.load() == IDLE
+        metrics = (await client.get("/metrics")).text
+        assert 'agegender_requests_total{route="/predict",status="499"} 1.0' in metrics
 
     run(service, test)
 

@@ -8,46 +8,11 @@ from agegender.inference.ages import (
     MIN_COVERAGE,
     AgeEstimate,
     AgeInterval,
-    expectation,
-    quantiles,
     read_ages,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import NORMAL_INTERVAL
-
-
-def one_age(age: int) -> np.ndarray:
-    distribution = np.zeros((1, AGES), np.float32)
-    distribution[0, age] = 1
-    return distribution
-
-
-@settings(deadline=None)
-@given(st.integers(0, 100))
-def test_a_certain_age_is_that_age_and_fills_its_year(age: int) -> None:
-    assert expectation(one_age(age))[0] == age
-    low, middle, high = quantiles(one_age(age), (0.1, 0.5, 0.9))[0]
-    assert (low, middle, high) == pytest.approx((max(0.0, age - 0.4), age, age + 0.4))
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.floats(0.001, 1), min_size=AGES, max_size=AGES),
-    st.floats(0.01, 0.99),
-    st.floats(0.01, 0.99),
-)
-def test_quantiles_rise_with_their_level_and_hold_that_share(
-    weights: list[float], a: float, b: float
-) -> None:
-    distribution = np.array([weights]) / np.sum(weights)
-    low, high = quantiles(distribution, (min(a, b), max(a, b)))[0]
-    assert 0 <= low <= high <= 100.5
-    # Draws from the distribution, each spread over its year, lie below the quantile as often as its level says.
-    edges = np.arange(AGES) - 0.5
-    share_below = float(np.sum(distribution[0] * np.clip(high - edges, 0, 1)))
-    assert share_below == pytest.approx(max(a, b), abs=1e-6) or high == 0
-
 
 NORMAL = AgeInterval.model_validate(NORMAL_INTERVAL)
 COVERAGES = st.floats(MIN_COVERAGE, MAX_COVERAGE)

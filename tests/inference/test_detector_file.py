@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from agegender.inference import detector_file
 from agegender.inference.detector_file import DetectorFileError, cached_path, fetch, find
-from helpers import YUNET, needs_yunet, web_server
+from helpers import web_server
 
 PUBLISHED = bytes(range(256)) * 400
 
@@ -123,9 +123,3 @@ def test_a_file_named_by_the_operator_must_be_there_and_be_the_published_one(
         find(named)
     named.write_bytes(PUBLISHED)
     assert find(named) == named
-
-
-@needs_yunet
-def test_the_digest_is_that_of_the_published_file(cache: Path) -> None:
-    assert find(YUNET) == YUNET
-    assert fetch(YUNET).parent == cache

@@ -44,18 +44,6 @@ def test_a_folder_that_is_missing_empty_or_a_file_is_said_so(tmp_path: Path) -> 
     assert "There is no models folder" in sentence(file)
 
 
-def test_half_a_model_is_refused(tmp_path: Path) -> None:
-    put_model(tmp_path)
-    (tmp_path / "tiny.onnx").unlink()
-    assert "tiny.onnx cannot be read (No such file or directory)" in sentence(tmp_path)
-
-
-def test_a_file_that_is_not_the_one_described_is_refused(tmp_path: Path) -> None:
-    put_model(tmp_path)
-    (tmp_path / "tiny.onnx").write_bytes(tiny_onnx()[:-1])
-    assert "tiny.onnx is not the file that tiny.json describes" in sentence(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("model", "complaint"),
     [
