@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,14 +33,18 @@ IDLE = Load(admitted=0, waiting=0, running=0, refused=0, timed_out=0)
 Test = Callable[[httpx.AsyncClient], Awaitable[None]]
 
 
-@pytest.fixture
+@pytest.fixture(params=[{"workers": WORKERS, "queue_size": QUEUE_SIZE}])
 def service(
-    models_folder: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, models_folder: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[GatedService]:
+    """With these settings, or with those that a test names in their place by `with_settings`."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
-    settings = Settings(models=models_folder, workers=WORKERS, queue_size=QUEUE_SIZE)
-    with gated_service(settings, monkeypatch) as gated:
+    with gated_service(Settings(models=models_folder, **request.param), monkeypatch) as gated:
         yield gated
+
+
+def with_settings(**settings: int) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("service", [settings], indirect=True)
 
 
 def run(service: GatedService, test: Test) -> None:
@@ -160,23 +166,66 @@ def test_a_caller_who_leaves_the_queue_makes_room_and_is_not_served(service: Gat
     run(service, test)
 
 
+def test_a_crowd_that_comes_and_goes_leaves_every_place_free(service: GatedService) -> None:
+    async def test(client: httpx.AsyncClient) -> None:
+        chance = random.Random(0)
+        outcomes: Counter[int | None] = Counter()
+
+        async def visit() -> None:
+            images = chance.choices([*IMAGES[:4], b"this is no image"], k=chance.randint(1, 4))
+            try:
+                outcomes[(await ask_batch(client, images)).status_code] += 1
+            except asyncio.CancelledError:
+                outcomes[None] += 1
+
+        service.gate.set()
+        for _ in range(30):
+            crowd = [asyncio.create_task(visit()) for _ in range(chance.randint(1, 12))]
+            await asyncio.sleep(chance.uniform(0, 0.02))
+            for visitor in crowd:
+                if chance.random() < 0.3:
+                    visitor.cancel()
+            await asyncio.gather(*crowd)
+        assert outcomes.keys() == {200, 503, None}
+        await until(lambda: service.load().admitted == service.load().running == 0)
+        assert service.memory() == 0
+        service.gate.clear()
+        async with filled(service, client):
+            check_problem(await ask(client), 503, "overloaded")
+
+    run(service, test)
+
+
 # Batches
 
 
-def test_a_photograph_sent_beside_a_batch_of_32_waits_for_one_image_of_it(service: GatedService) -> None:
+@with_settings(workers=1)
+@pytest.mark.parametrize(
+    ("requests", "order"),
+    [
+        (["a", "b", "c", "d"], "abcd"),
+        (["aaaa", "bbbb"], "abababab"),
+        ([32 * "a", "b"], "ab" + 31 * "a"),
+    ],
+    ids=["single images", "batches take turns", "a single one beside a batch"],
+)
+def test_images_are_begun_in_the_order_in_which_they_came(
+    service: GatedService, requests: list[str], order: str
+) -> None:
+    def images(names: str) -> list[bytes]:
+        return [IMAGES["abcd".index(name)] for name in names]
+
     async def test(client: httpx.AsyncClient) -> None:
-        service.gates = {image: threading.Event() for image in IMAGES[:2]}
-        batch = asyncio.create_task(ask_batch(client, IMAGES))
-        await until(lambda: len(service.begun) == 2)  # alone it has both workers
-        single = asyncio.create_task(ask(client))
-        await until(lambda: service.load().waiting == 1)
-        service.gates[IMAGES[1]].set()
-        await until(lambda: len(service.begun) == 3)
-        assert service.begun[2] == IMAGE
-        service.gates[IMAGES[0]].set()
+        sent = [asyncio.create_task(ask(client))]  # which keeps the worker busy
+        await until(lambda: service.load().running == 1)
+        for names in requests:
+            sent.append(asyncio.create_task(ask_batch(client, images(names))))
+            await until(lambda: service.load().waiting == len(sent) - 1)
         service.gate.set()
-        assert (await single).status_code == 200
-        check_batch(await batch, IMAGES)
+        _, *batches = await asyncio.gather(*sent)
+        for batch, names in zip(batches, requests, strict=True):
+            check_batch(batch, images(names))
+        assert service.begun == [IMAGE, *images(order)]
         assert service.load() == IDLE
 
     run(service, test)
@@ -258,12 +307,8 @@ def test_memory_is_given_back_image_by_image(service: GatedService) -> None:
     run(service, test)
 
 
-def test_all_together_leave_half_of_the_memory_to_photographs(
-    models_folder: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache))
-    settings = Settings(models=models_folder, workers=1, max_bytes=40_000, arrival_memory=40_000)
-    assert settings.max_batch_bytes == 10_000
+@with_settings(workers=1, max_bytes=40_000, arrival_memory=40_000)
+def test_all_together_leave_half_of_the_memory_to_photographs(service: GatedService) -> None:
     padded = [image + bytes(4000) for image in IMAGES[:2]]
 
     async def test(client: httpx.AsyncClient) -> None:
@@ -280,8 +325,7 @@ def test_all_together_leave_half_of_the_memory_to_photographs(
             assert answer.status_code == 200
         assert "\nagegender_refused_total 2.0\n" in (await client.get("/metrics")).text
 
-    with gated_service(settings, monkeypatch) as service:
-        run(service, test)
+    run(service, test)
 
 
 @pytest.fixture
