@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from engine import Compose, Container, build, composed, docker, wait_until
-from tiny_models import put_model, tiny_onnx
 
 # Only `make test-docker` sets it: these tests need an engine, minutes and gigabytes.
 collect_ignore_glob = [] if os.environ.get("AGEGENDER_TEST_DOCKER") else ["test_*"]
@@ -35,13 +34,10 @@ def train_image(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def mounted_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder that the container's user may read: B sees all colours, A red alone."""
-    folder = tmp_path_factory.mktemp("models")
-    folder.chmod(0o755)
-    put_model(folder, "age_gender_A", tiny_onnx(channels=(3, 0, 0)))
-    put_model(folder, "age_gender_B")
-    return folder
+def mounted_models(models_folder: Path) -> Path:
+    """The models folder, which the container's user may read."""
+    models_folder.chmod(0o755)
+    return models_folder
 
 
 @pytest.fixture(scope="session")

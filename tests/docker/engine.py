@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from helpers import ROOT, YUNET
+from helpers import ROOT, YUNET, Service
 
 PATIENCE = 180
 """Seconds until a test that hangs fails; machines that build images at the same time are slow."""
@@ -121,12 +121,13 @@ def build(tag: str, target: str, folder: Path, *arguments: str) -> None:
     pip_conf.unlink()
 
 
-class Container:
-    """A container by its id, whose service is reached at `url`."""
+class Container(Service):
+    """A container by its id, with a client of its service."""
 
     def __init__(self, container_id: str, url: str) -> None:
         self.id = container_id
         self.url = url
+        self.client = httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False)
 
     def inspect(self) -> dict[str, Any]:
         described: dict[str, Any] = json.loads(docker("inspect", self.id))[0]
@@ -138,27 +139,12 @@ class Container:
 
     def is_ready(self) -> bool:
         try:
-            return self.get("/health/ready").status_code == 200
+            return self.client.get("/health/ready").status_code == 200
         except httpx.TransportError:
             return False
 
     def wait_until_ready(self) -> None:
         wait_until(self.is_ready, f"{self.url} is ready")
-
-    def log(self) -> list[str]:
-        """The lines that its processes have written."""
-        return run("sh", "-c", f"docker logs {self.id} 2>&1").splitlines()
-
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=PATIENCE, trust_env=False)
-
-    def post(self, path: str, **body: Any) -> httpx.Response:
-        return httpx.post(self.url + path, timeout=PATIENCE, trust_env=False, **body)
-
-    def predict(self, image: bytes, **query: Any) -> httpx.Response:
-        return self.post(
-            "/predict", content=image, params=query, headers={"Content-Type": "application/octet-stream"}
-        )
 
 
 class Compose:

@@ -88,7 +88,7 @@ def test_an_image_can_be_built_with_one_model(serve_image: str, tmp_path: Path) 
     build(tag, "serve", tmp_path, "MODELS=age_gender_A")
     try:
         with running(tag) as container:
-            listing = container.get("/models").json()
+            listing = container.client.get("/models").json()
             assert (listing["default"], len(listing["models"])) == ("age_gender_A", 1)
             assert container.predict(ASTRONAUT.read_bytes()).json()["model"] == "age_gender_A"
             assert container.execute("ls", "/models").split() == ["age_gender_A.json", "age_gender_A.onnx"]
@@ -188,5 +188,5 @@ def test_a_mistake_ends_it_with_one_sentence(serve_image: str, tmp_path: Path) -
 
 def test_there_is_a_worker_for_each_core_that_the_container_may_use(serve_image: str) -> None:
     with running(serve_image, "--cpus=1") as container:
-        metrics = container.get("/metrics").text
+        metrics = container.client.get("/metrics").text
     assert "agegender_places 5.0" in metrics.splitlines()  # one worker, and four that may wait for it

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from engine import Compose, composed, docker, running
+from face_images import SMALL, write_chips, write_recipe
 from helpers import ASTRONAUT, ROOT
-
-FACES = 300
 
 
 @pytest.fixture(scope="module")
@@ -23,27 +19,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("data", "runs", "models"):
         (root / name).mkdir()
         (root / name).chmod(0o777)
-    chips = root / "data/utkface"
-    chips.mkdir()
-    random = np.random.default_rng(0)
-    for i in range(FACES):
-        # Unlike one another, so that none counts as a near-duplicate of another; brighter with age.
-        age, gender, race = int(random.integers(1, 90)), i % 2, i % 5
-        blocks = random.integers(0, 80, (10, 10, 3)) + 2 * age
-        chip = cv2.resize(blocks.clip(0, 255).astype(np.uint8), (200, 200), interpolation=cv2.INTER_NEAREST)
-        cv2.imwrite(str(chips / f"{age}_{gender}_{race}_20170109{i:09d}.jpg.chip.jpg"), chip)
-    changes = {
-        'datasets = ["fairface"]': 'datasets = ["utkface"]',
-        'network = "mobilenet_v2"': 'network = "residual"',
-        'initial_weights = "imagenet"': 'initial_weights = "random"',
-        "batch_size = 128": "batch_size = 64",
-    }
-    recipe = (ROOT / "training/recipes/C_first.toml").read_text()
-    for before, after in changes.items():
-        assert before in recipe
-        recipe = recipe.replace(before, after)
-    recipe = re.sub("^stages = .*$", "stages = [{ side = 96, epochs = 2 }]", recipe, flags=re.MULTILINE)
-    (root / "data/A.toml").write_text(recipe)
+    write_chips(root / "data/utkface", 300)
+    stages = "[{ side = 96, epochs = 2 }]"
+    write_recipe(root / "data/A.toml", ROOT / "training/recipes/C_first.toml", stages=stages, **SMALL)
     return root
 
 
@@ -75,7 +53,7 @@ def test_what_it_trains_is_served(training: Compose, serve_image: str, folders: 
         (face,) = service.predict(ASTRONAUT.read_bytes()).json()["faces"]
         assert 0 <= face["age"]["low"] <= face["age"]["years"] <= face["age"]["high"] <= 100
         metadata = json.loads((folders / "models/age_gender_A.json").read_text())
-        listed = service.get("/models/age_gender_A").json()
+        listed = service.client.get("/models/age_gender_A").json()
         assert (listed["sha256"], listed["loaded"]) == (metadata["sha256"], True)
 
 

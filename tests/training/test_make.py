@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from face_images import write_chips
+from face_images import SMALL, write_chips, write_recipe
 from helpers import ASTRONAUT, ROOT, environment, serving
 from typer.testing import CliRunner, Result
 
@@ -160,22 +160,12 @@ def test_calibrate_finds_the_same_again(made: Made) -> None:
     assert (made.models / f"{MODEL}.json").read_text() == made.first_metadata
 
 
-def small_recipe(source: Path, folder: Path, **changes: str) -> Path:
-    """The recipe in `source`, but for the `changes`."""
-    text = source.read_text()
-    for key, value in changes.items():
-        text, replaced = re.subn(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
-        assert replaced == 1, key
-    (folder / source.name).write_text(text)
-    return folder / source.name
-
-
 def test_a_run_that_goes_on_keeps_its_epochs_and_its_best_weights(made: Made, tmp_path: Path) -> None:
     faces = data.load(made.folder / "cache")
     shutil.copytree(made.folder / "runs/mine", tmp_path / "run")
     before = train.read_history(tmp_path / "run")
     stages = "[{ side = 32, epochs = 1 }, { side = 48, epochs = 2 }]"
-    longer = recipe.load(str(small_recipe(made.folder / "mine.toml", tmp_path, stages=stages)))
+    longer = recipe.load(str(write_recipe(tmp_path / "mine.toml", made.folder / "mine.toml", stages=stages)))
     network = train.train(longer, faces, tmp_path / "run", "imagenet", None)
     history = train.read_history(tmp_path / "run")
     assert history[:2] == before
@@ -201,7 +191,7 @@ def validation_loss(network: Any, chosen: recipe.Recipe, faces: data.Faces) -> f
 
 
 def test_a_folder_with_another_run_is_left_alone(made: Made, tmp_path: Path) -> None:
-    other = recipe.load(str(small_recipe(made.folder / "mine.toml", tmp_path, seed="1")))
+    other = recipe.load(str(write_recipe(tmp_path / "mine.toml", made.folder / "mine.toml", seed="1")))
     with pytest.raises(TrainingError, match="holds a run of another recipe or other data"):
         train.train(other, data.load(made.folder / "cache"), made.folder / "runs/mine", "imagenet", None)
 
@@ -212,15 +202,12 @@ def test_a_recipe_with_a_teacher_learns_from_it(
     monkeypatch.setattr(teacher, "FOLDS", 2)  # else most of the time goes into its heads
     recognizer = tmp_path / "w600k_mbf.onnx"
     write_recognizer(recognizer)
-    small = small_recipe(
+    small = write_recipe(
+        tmp_path / "B.toml",
         recipe.FOLDER / "B.toml",
-        tmp_path,
         stages="[{ side = 32, epochs = 1 }]",
-        batch_size="64",
-        datasets='["utkface"]',
-        initial_weights='"random"',
-        network='"residual"',
         last_frozen_layer='"stage1_block1_relu2"',
+        **SMALL,
     )
     command = f"make {small} --cache {made.folder}/cache --runs {tmp_path}/runs --models {tmp_path}/models"
     with pytest.raises(TrainingError, match="add --recognizer"):

@@ -1,7 +1,11 @@
-"""Images that stand in for faces: no two alike to the eye, each with a name as UTKFace gives them."""
+"""What small trainings learn from: images that stand in for faces, and recipes that take little time.
+
+No two images are alike to the eye, and each has a name as UTKFace gives them.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -26,3 +30,22 @@ def write_chips(folder: Path, count: int) -> None:
     for i in range(count):
         age, gender, race = i * 37 % 100, i % 2, i // 2 % 5
         cv2.imwrite(str(folder / chip_name(age, gender, race, i)), picture(age + 100 * i))
+
+
+def write_recipe(path: Path, source: Path, **changes: str) -> Path:
+    """Write the recipe in `source` to `path`, but for the `changes`; returns `path`."""
+    text = source.read_text()
+    for key, value in changes.items():
+        text, replaced = re.subn(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
+        assert replaced == 1, key
+    path.write_text(text)
+    return path
+
+
+SMALL = {
+    "datasets": '["utkface"]',
+    "network": '"residual"',
+    "initial_weights": '"random"',
+    "batch_size": "64",
+}
+"""Changes to a shipped recipe with which it learns from `write_chips` alone, in seconds an epoch."""
