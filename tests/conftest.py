@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, YUNET_OPTIONS, Server, serving
+from helpers import ROOT, YUNET_OPTIONS, Server, run_program, serving
 from tiny_models import put_model, tiny_onnx
 
 
@@ -68,13 +67,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The documentation, built as `make docs` does."""
     pytest.importorskip("mkdocs", reason="needs MkDocs: it is in requirements/dev.txt")
     folder = tmp_path_factory.mktemp("site")
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
-        cwd=ROOT,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = (sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder)
+    built = run_program(*command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, timeout=None)
     assert built.returncode == 0, built.stderr
     return folder

@@ -15,9 +15,10 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import cv2
@@ -155,10 +156,10 @@ def environment(cache: Path, **extra: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def web_server(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Iterator[str]:
+def web_server(answer: Callable[[http.server.SimpleHTTPRequestHandler], None]) -> Iterator[str]:
     """The address of a web server on this machine that lets `answer` handle each GET and POST."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
             with contextlib.suppress(ConnectionError):
                 answer(self)
@@ -175,16 +176,25 @@ def web_server(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> 
         server.shutdown()
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+def run_program(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run it to its end, whatever that is."""
+    options = {"timeout": PATIENCE, **options}
+    ended: subprocess.CompletedProcess[str] = subprocess.run(
+        command, capture_output=True, text=True, check=False, **options
+    )
+    return ended
+
+
 def agegender(cache: Path, *arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own, which must not end with a traceback."""
-    ended = subprocess.run(
-        [AGEGENDER, *map(str, arguments)],
-        env=environment(cache, **extra),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    ended = run_program(AGEGENDER, *map(str, arguments), env=environment(cache, **extra))
     assert "Traceback" not in ended.stderr
     return ended
 
@@ -313,12 +323,6 @@ def read_to_the_end(connection: socket.socket) -> bytes:
     return received
 
 
-class HasUrl(Protocol):
-    """What listens at an address."""
-
-    url: str
-
-
 class Upload:
     """A POST whose body is sent by hand; made once the server has asked for that body.
 
@@ -328,25 +332,20 @@ class Upload:
 
     def __init__(
         self,
-        server: HasUrl,
+        server: Service,
         *,
         length: int | None,
         path: str = "/predict",
-        query: str = "",
         content_type: str = "image/png",
         wait: bool = True,
         **headers: str,
     ) -> None:
         address = urlsplit(server.url)
         self._connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=PATIENCE)
-        self._connection.putrequest("POST", f"{path}{query}")
+        self._connection.putrequest("POST", path)
         chosen = {"Content-Length": str(length)} if length is not None else {"Transfer-Encoding": "chunked"}
-        for name, value in {
-            "Content-Type": content_type,
-            "Expect": "100-continue",
-            **chosen,
-            **headers,
-        }.items():
+        sent = {"Content-Type": content_type, "Expect": "100-continue", **chosen, **headers}
+        for name, value in sent.items():
             self._connection.putheader(name, value)
         self._connection.endheaders()
         if wait:
@@ -372,6 +371,14 @@ class Upload:
 
     def leave(self) -> None:
         self._connection.close()
+
+
+def wait_until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
+    """Ask again and again, until the answer is something that is true."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"in {seconds} s, {what} did not come true"
+        time.sleep(0.05)
 
 
 async def until(condition: Callable[[], bool]) -> None:

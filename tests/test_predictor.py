@@ -95,8 +95,9 @@ def test_limits_and_files_are_those_of_the_settings(
     assert a.predict(ASTRONAUT, detector="none").model == "age_gender_A"
     with pytest.raises(DetectorUnavailable, match=r"use auto or haar, .*`agegender fetch-detector`"):
         Predictor(Settings(models=models_folder)).predict(ASTRONAUT, detector="yunet")
-    with pytest.raises(DetectorFileError, match=r"nowhere\.onnx cannot be read"):
-        Predictor(Settings(models=models_folder, yunet_path=Path("nowhere.onnx")))
+    for file, said in ((Path("nowhere.onnx"), "cannot be read"), (ASTRONAUT, "is not the published YuNet")):
+        with pytest.raises(DetectorFileError, match=f"{file} {said}"):
+            Predictor(Settings(models=models_folder, yunet_path=file))
     with pytest.raises(ModelsInvalid, match=f"There is no models folder {tmp_path}/nowhere: name .*MODELS"):
         Predictor(Settings(models=tmp_path / "nowhere"))
 

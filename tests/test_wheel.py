@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from email.parser import Parser
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-from helpers import ASTRONAUT, ROOT, serving
+from helpers import ASTRONAUT, ROOT, run_program, serving
 from tiny_models import put_model
 
 pytest.importorskip("hatchling", reason="needs hatchling: it is in requirements/build.txt")
@@ -20,8 +19,7 @@ PYTHON = Path(sys.executable)
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    environment = {"PATH": "", **environment}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    done = run_program(*command, cwd=cwd, env={"PATH": "", **environment}, timeout=None)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

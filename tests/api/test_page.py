@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+from pathlib import Path
 
 import httpx
 import pytest
-from agegender.main import create_app
 from agegender.settings import Settings
-from helpers import Server
+from fastapi import FastAPI
+from helpers import Server, in_process
 
 PAGE = {
     "/": "text/html; charset=utf-8",
@@ -51,10 +51,6 @@ def test_nothing_foreign_and_nothing_inline_may_run(server: Server, path: str) -
     assert {policy[name] for name in ("base-uri", "form-action", "frame-ancestors")} == {"'none'"}
 
 
-def test_the_page_may_use_the_camera(server: Server) -> None:
-    assert "camera=(self)" in server.client.get("/").headers["permissions-policy"]
-
-
 @pytest.mark.parametrize(
     "path", ["/page/", "/page/page.py", "/page/..%2Fmain.py", "/page/%00", "/docs/page.py"]
 )
@@ -63,10 +59,9 @@ def test_no_other_file_is_to_be_had(server: Server, path: str) -> None:
     assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
 
 
-def test_the_page_can_be_turned_off() -> None:
-    async def ask() -> list[int]:
-        app = httpx.ASGITransport(create_app(Settings(page=False)))
-        async with httpx.AsyncClient(transport=app, base_url="http://app") as client:
-            return [(await client.get(path)).status_code for path in [*PAGE, *DOCS]]
+def test_the_page_can_be_turned_off(models_folder: Path) -> None:
+    async def ask(_: FastAPI, client: httpx.AsyncClient) -> None:
+        for path in (*PAGE, *DOCS):
+            assert (await client.get(path)).status_code == (404 if path in PAGE else 200)
 
-    assert asyncio.run(ask()) == len(PAGE) * [404] + len(DOCS) * [200]
+    in_process(Settings(models=models_folder, page=False), ask)

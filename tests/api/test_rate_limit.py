@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import httpx
 import pytest
 from agegender.settings import Settings
 from fastapi import FastAPI
-from helpers import IMAGE, PATIENCE, Upload, check_problem, in_process
+from helpers import IMAGE, Upload, check_problem, in_process, wait_until
 from local_service import LocalService
 
 UNLIMITED = ["/health/live", "/health/ready", "/metrics", "/", "/docs", "/openapi.json"]
@@ -90,9 +89,7 @@ def test_who_waits_as_long_as_told_is_let_in(models_folder: Path) -> None:
         refused = next(answer for _ in range(1000) if (answer := server.client.get("/models")).is_error)
         detail = check_problem(refused, 429, "rate-limited", "/models")
         assert (refused.headers["retry-after"], "1 per second" in detail) == ("1", True)
-        until = time.monotonic() + PATIENCE
-        while server.client.get("/models").status_code == 429:
-            assert time.monotonic() < until
+        wait_until(lambda: server.client.get("/models").status_code != 429, "the caller is let in")
 
 
 def test_an_ipv6_caller_is_as_many_addresses_as_he_has(

@@ -10,7 +10,7 @@ import numpy as np
 from helpers import decoded
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import FloatRect, Locator, Page
 
 NAME_OF_LOOPBACK = "photographs.example"
 """To the browser of these tests, 127.0.0.1: a name that, other than localhost, makes no secure address."""
@@ -61,26 +61,37 @@ def shown_estimates(section: Locator) -> list[list[str]]:
     ]
 
 
+def bounds(shown: Locator) -> FloatRect:
+    """Where on the screen it is: x, y, width and height."""
+    box = shown.bounding_box()
+    assert box is not None
+    return box
+
+
 def shown_boxes(shown: Locator, width: int) -> list[dict[str, float]]:
     """The boxes drawn over a photograph of so many pixels, in pixels of that photograph."""
-    photograph = shown.locator(".frame").bounding_box()
-    assert photograph is not None
+    photograph = bounds(shown.locator(".frame"))
     scale = width / photograph["width"]
-    boxes = []
-    for drawn in shown.locator(".boxes > div").all():
-        box = drawn.bounding_box()
-        assert box is not None
-        boxes.append(
-            {
-                "x": (box["x"] - photograph["x"]) * scale,
-                "y": (box["y"] - photograph["y"]) * scale,
-                "width": box["width"] * scale,
-                "height": box["height"] * scale,
-            }
-        )
-    return boxes
+    return [
+        {
+            "x": (box["x"] - photograph["x"]) * scale,
+            "y": (box["y"] - photograph["y"]) * scale,
+            "width": box["width"] * scale,
+            "height": box["height"] * scale,
+        }
+        for box in map(bounds, shown.locator(".boxes > div").all())
+    ]
 
 
 def screen_pixels(shown: Locator) -> np.ndarray:
     """What the screen shows there, (height, width, 3) BGR."""
     return decoded(shown.screenshot())
+
+
+def copied(page: Page, button: str) -> str:
+    """What the button of that name puts into the clipboard."""
+    page.context.grant_permissions(["clipboard-read"], origin=page.url)
+    page.get_by_role("button", name=button).click()
+    page.get_by_text("Copied").first.wait_for()
+    text: str = page.evaluate("navigator.clipboard.readText()")
+    return text

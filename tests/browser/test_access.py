@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from helpers import ASTRONAUT, GRACE_HOPPER, Server, png, side_by_side
-from screen import card, choose, estimates, screen_pixels, shown_boxes, shown_estimates, status
+from screen import bounds, card, choose, estimates, screen_pixels, shown_boxes, shown_estimates, status
 
 pytest.importorskip("playwright.sync_api", reason="needs Playwright: it is in requirements/dev.txt")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
@@ -129,13 +129,9 @@ def test_fits_a_telephone(open_page: Callable[..., Page], server: Server) -> Non
     answer = server.predict(image).json()
     for drawn, face in zip(shown_boxes(shown, 1024), answer["faces"], strict=True):
         assert drawn == pytest.approx(face["box"], abs=5)  # 3 pixels of the photograph to 1 of the screen
-    above, below = (section.bounding_box() for section in shown.locator(".answer").all())
-    assert above is not None
-    assert below is not None
+    above, below = map(bounds, shown.locator(".answer").all())
     assert above["y"] + above["height"] < below["y"]
-    for control in page.locator("button:visible, select:visible, #models label").all():
-        box = control.bounding_box()
-        assert box is not None
+    for box in map(bounds, page.locator("button:visible, select:visible, #models label").all()):
         assert box["height"] >= TOUCHABLE
         assert 0 <= box["x"] < box["x"] + box["width"] <= 360
 

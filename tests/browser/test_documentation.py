@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import http.server
-import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 from agegender.settings import Settings
-from helpers import ASTRONAUT, ROOT, without_timings
+from helpers import ASTRONAUT, ROOT, web_server, without_timings
 from local_service import LocalService
 
 pytest.importorskip("playwright.sync_api", reason="needs Playwright: it is in requirements/dev.txt")
 from playwright.sync_api import BrowserContext, expect
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @contextlib.contextmanager
 def published(folder: Path) -> Iterator[str]:
     """Address at which the files of `folder` are served."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=folder)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+
+    def answer(request: http.server.SimpleHTTPRequestHandler) -> None:
+        request.directory = str(folder)
+        http.server.SimpleHTTPRequestHandler.do_GET(request)
+
+    with web_server(answer) as address:
+        yield address
 
 
 def test_every_page_fits_a_telephone_and_asks_nobody_else(

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import cv2
@@ -19,13 +18,16 @@ from helpers import (
     needs_yunet,
     pixels,
     png,
+    run_program,
     side_by_side,
     turned,
 )
 from screen import (
     FOUND_BY,
+    bounds,
     card,
     choose,
+    copied,
     estimates,
     rounded,
     screen_pixels,
@@ -72,8 +74,7 @@ def test_a_photograph_that_is_stored_turned_is_shown_upright_with_its_boxes(
     choose(page, ("turned.jpg", image))
     expect(status(page)).to_have_text("1 photograph done, 1 face found")
     check_boxes(page, server, "turned.jpg", image)
-    shown = card(page, "turned.jpg").locator("img").bounding_box()
-    assert shown is not None
+    shown = bounds(card(page, "turned.jpg").locator("img"))
     assert shown["width"] / shown["height"] == pytest.approx(512 / 600, abs=0.01)
 
 
@@ -111,9 +112,7 @@ def test_switches_models_and_shows_both_side_by_side(page: Page, server: Server)
     expect(status(page)).to_have_text("1 photograph done, 2 faces found")
     sections = shown.locator(".answer").all()
     assert [shown_estimates(section) for section in sections] == [of_a, of_b]
-    left, right = (section.bounding_box() for section in sections)
-    assert left is not None
-    assert right is not None
+    left, right = map(bounds, sections)
     assert left["y"] == right["y"]
     assert left["x"] + left["width"] < right["x"]
     expect(shown.locator(".boxes > div")).to_have_count(2)
@@ -139,12 +138,9 @@ def test_the_bar_spans_the_interval_on_a_scale_of_a_hundred_years(page: Page, se
     image = ASTRONAUT.read_bytes()
     age = server.faces(image)[0]["age"]
     choose(page, ASTRONAUT)
-    (scale, interval, mark) = (
-        card(page, "astronaut.jpg").locator(part).bounding_box() for part in (".scale", ".range", ".mark")
+    scale, interval, mark = (
+        bounds(card(page, "astronaut.jpg").locator(part)) for part in (".scale", ".range", ".mark")
     )
-    assert scale is not None
-    assert interval is not None
-    assert mark is not None
     year = scale["width"] / 100
     assert (interval["x"] - scale["x"]) / year == pytest.approx(age["low"], abs=0.3)
     assert interval["width"] / year == pytest.approx(age["high"] - age["low"], abs=0.3)
@@ -166,9 +162,7 @@ def test_the_curve_shows_the_probability_of_each_age_on_the_same_scale(page: Pag
     choose(page, ASTRONAUT)
     curve, scale = (card(page, "astronaut.jpg").locator(part) for part in (".distribution", ".scale"))
     expect(curve).to_be_visible()
-    drawn, below = curve.bounding_box(), scale.bounding_box()
-    assert drawn is not None
-    assert below is not None
+    drawn, below = bounds(curve), bounds(scale)
     assert (drawn["x"], drawn["width"]) == (below["x"], below["width"])
     seen = screen_pixels(curve).astype(int)
     filled = np.abs(seen - seen[0, 0]).max(axis=2) > 20  # the corner, of no age, is empty
@@ -274,30 +268,23 @@ def test_takes_a_photograph_with_the_camera_and_lets_go_of_it(page: Page, server
     assert page.locator("video").evaluate("video => video.srcObject") is None
 
 
-def test_copies_the_json(page: Page, server: Server) -> None:
-    page.context.grant_permissions(["clipboard-read"], origin=server.url)
+def test_copies_the_json(page: Page) -> None:
     with page.expect_response("**/predict?*") as response:
         choose(page, ("both.png", BOTH))
-    page.get_by_role("button", name="Copy JSON: both.png").click()
-    expect(page.get_by_text("Copied").first).to_be_visible()
-    copied = page.evaluate("navigator.clipboard.readText()")
-    assert json.loads(copied) == response.value.json()
-    assert len(copied.splitlines()) < 100  # the 101 probabilities of a face are on one line
+    text = copied(page, "Copy JSON: both.png")
+    assert json.loads(text) == response.value.json()
+    assert len(text.splitlines()) < 100  # the 101 probabilities of a face are on one line
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_copies_a_curl_that_answers_the_same(page: Page, server: Server, tmp_path: Path) -> None:
-    page.context.grant_permissions(["clipboard-read"], origin=server.url)
     name = 'it\'s "one"; two, $HOME.png'
     (tmp_path / name).write_bytes(BOTH)
     page.get_by_role("radio", name="age_gender_A").check()
     page.get_by_label("Face detector").select_option("haar")
     choose(page, (name, BOTH))
-    page.get_by_role("button", name="Copy curl").click()
-    expect(page.get_by_text("Copied").first).to_be_visible()
-    command = page.evaluate("navigator.clipboard.readText()")
-    ran = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, check=True, timeout=60)
-    answer = json.loads(ran.stdout)
+    command = copied(page, "Copy curl")
+    answer = json.loads(run_program("sh", "-c", command, cwd=tmp_path).stdout)
     assert answer["faces"] == server.faces(BOTH, model="age_gender_A", detector="haar", distribution=True)
     assert (answer["model"], answer["detector"]) == ("age_gender_A", "haar")
 
@@ -305,7 +292,6 @@ def test_copies_a_curl_that_answers_the_same(page: Page, server: Server, tmp_pat
 def test_a_key_is_asked_for_used_and_forgotten(
     page: Page, bare_server: Server, keys: tuple[str, str], tmp_path: Path
 ) -> None:
-    page.context.grant_permissions(["clipboard-read"], origin=bare_server.url)
     image = jpeg(pixels(ASTRONAUT))
     (tmp_path / "astronaut.jpg").write_bytes(image)
     page.goto(bare_server.url)
@@ -326,15 +312,10 @@ def test_a_key_is_asked_for_used_and_forgotten(
     expect(page.get_by_role("radio", name="Side by side")).to_have_count(0)
     expect(page.get_by_role("option", name="YuNet, not installed")).to_be_disabled()
 
-    page.get_by_role("button", name="Copy curl").click()
-    expect(page.get_by_text("Copied").first).to_be_visible()
-    command = page.evaluate("navigator.clipboard.readText()")
+    command = copied(page, "Copy curl")
     assert keys[1] not in command
     if shutil.which("curl"):
-        environment = {**os.environ, "API_KEY": keys[1]}
-        ran = subprocess.run(
-            ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, check=True, timeout=60
-        )
+        ran = run_program("sh", "-c", command, cwd=tmp_path, env={**os.environ, "API_KEY": keys[1]})
         assert len(json.loads(ran.stdout)["faces"]) == 1
 
     assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]

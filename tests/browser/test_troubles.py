@@ -12,15 +12,10 @@ from screen import NAME_OF_LOOPBACK, card, choose, shown_boxes, status
 pytest.importorskip("playwright.sync_api", reason="needs Playwright: it is in requirements/dev.txt")
 from playwright.sync_api import BrowserContext, Page, expect
 
-TEXT = b"A shopping list: bread, milk, eggs."
-
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [
-        ("list.txt", TEXT),
-        ("empty.png", b""),
-    ],
+    [("list.txt", b"A shopping list: bread, milk, eggs."), ("empty.png", b"")],
     ids=["text", "empty"],
 )
 def test_says_what_the_service_says_of_what_is_no_photograph(

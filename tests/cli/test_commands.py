@@ -152,19 +152,25 @@ def test_a_path_is_never_cut(models_folder: Path, cache: Path, tmp_path: Path) -
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_predict_prints_the_answer_of_the_service_as_json(
-    predict: Predict, server: Server, junk: Path
+@pytest.mark.parametrize("by_service", [False, True], ids=["here", "by a service"])
+def test_predict_prints_the_answers_of_the_service_as_json(
+    predict: Predict, server: Server, album: Path, by_service: bool
 ) -> None:
-    options = ["--json", "--detector=haar", "--model=age_gender_A"]
-    ended = predict(*options, junk, ASTRONAUT)
+    there = (f"--url={server.url}",) if by_service else ()
+    environment = {"AGEGENDER_MODELS": "nowhere"} if by_service else {}
+    options = ("--json", "--detector=haar", "--model=age_gender_A")
+    ended = predict(*options, *there, album, **environment)
     assert ended.returncode == 1
-    wrong, right = json.loads(ended.stdout)
-    assert wrong == {"filename": str(junk), "error": wrong["error"]}
-    assert ended.stderr == f"{junk}: {wrong['error']}\n"
-    assert right == {"filename": str(ASTRONAUT), "prediction": right["prediction"]}
-    served = server.predict(ASTRONAUT.read_bytes(), detector="haar", model="age_gender_A").json()
-    assert without_timings(right["prediction"]) == without_timings(served)
-    assert len(served["faces"]) == 1
+    first, broken, _, last = json.loads(ended.stdout)
+    for result, photograph in ((first, "[bold]one.JPG"), (last, "deeper/two.jpeg")):
+        image = (album / photograph).read_bytes()
+        served = server.predict(image, detector="haar", model="age_gender_A").json()
+        assert len(served["faces"]) == 1
+        assert result == {"filename": str(album / photograph), "prediction": result["prediction"]}
+        assert without_timings(result["prediction"]) == without_timings(served)
+    assert broken == {"filename": f"{album}/deeper/broken.webp", "error": broken["error"]}
+    assert "Send a JPEG" in broken["error"]
+    assert ended.stderr.startswith(f"{broken['filename']}: {broken['error']}\n")
 
 
 def test_csv_has_a_line_for_each_face_and_for_each_image_without_one(
@@ -425,18 +431,6 @@ def test_what_no_image_can_change_is_one_sentence(
     ended = run(cache, *arguments, **{"AGEGENDER_MODELS": str(models_folder), **env})
     assert re.match(sentence, one_sentence(ended))
     assert not (cache / "agegender").exists()
-
-
-def test_a_service_can_predict_instead(server: Server, cache: Path, album: Path) -> None:
-    options = ("predict", "--json", f"--url={server.url}", "--detector=haar", album)
-    ended = run(cache, *options, AGEGENDER_MODELS="nowhere")
-    assert ended.returncode == 1
-    first, broken, _, last = json.loads(ended.stdout)
-    for result, photograph in ((first, ASTRONAUT), (last, GRACE_HOPPER)):
-        served = server.predict(photograph.read_bytes(), detector="haar").json()
-        assert without_timings(result["prediction"]) == without_timings(served)
-    assert ended.stderr.startswith(f"{album}/deeper/broken.webp: {broken['error']}\n")
-    assert "Send a JPEG" in broken["error"]
 
 
 def test_a_key_opens_the_service(bare_server: Server, cache: Path, keys: tuple[str, str]) -> None:

@@ -10,14 +10,8 @@ from typing import Any
 import pytest
 from agegender.cli import doctor
 from agegender.settings import Settings
-from helpers import YUNET, agegender, needs_yunet
+from helpers import YUNET, agegender, free_port, needs_yunet
 from tiny_models import put_model
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
 
 
 @pytest.fixture(autouse=True)

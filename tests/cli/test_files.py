@@ -19,7 +19,8 @@ ANSWER = Prediction.model_validate(Prediction.model_json_schema()["example"])
 def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in (
-        "b.jpg", "a.PNG", "deep/deeper/c.avif", "deep/d.webp", "e.txt", "drawn/b.annotated.jpg", ".f.jpg", ".bin/g.jpg"
+        "b.jpg", "a.PNG", "[b].jpg", "deep/deeper/c.avif", "deep/d.webp", "e.txt",
+        "drawn/b.annotated.jpg", ".f.jpg", ".bin/g.jpg"
     ):  # fmt: skip
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,9 +31,10 @@ def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["."], ["a.PNG", "b.jpg", "deep/d.webp", "deep/deeper/c.avif"]),
+        (["."], ["[b].jpg", "a.PNG", "b.jpg", "deep/d.webp", "deep/deeper/c.avif"]),
         (["e.txt", "b.jpg"], ["e.txt", "b.jpg"]),
-        (["*.jpg", "deep/*"], ["b.jpg", "deep/d.webp", "deep/deeper/c.avif"]),
+        (["*.jpg", "deep/*"], ["[b].jpg", "b.jpg", "deep/d.webp", "deep/deeper/c.avif"]),
+        (["[b].jpg"], ["[b].jpg"]),
         (["**/*.webp"], ["deep/d.webp"]),
         (["deep/**"], ["deep/d.webp", "deep/deeper/c.avif"]),
         (["drawn/*"], ["drawn/b.annotated.jpg"]),
@@ -42,6 +44,7 @@ def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "folder",
         "files of any kind",
         "patterns",
+        "a name before a pattern",
         "deep pattern",
         "folders and what is in them",
         "named all the same",
@@ -50,11 +53,6 @@ def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_names_stand_for_files_in_order(album: Path, names: list[str], expected: list[str]) -> None:
     assert [file.name for file in find_files(names)[0]] == expected
-
-
-def test_a_file_is_taken_by_its_name_before_it_is_a_pattern(album: Path) -> None:
-    (album / "[b].jpg").touch()
-    assert [file.name for file in find_files(["[b].jpg"])[0]] == ["[b].jpg"]
 
 
 def test_a_name_that_stands_for_nothing_says_so(album: Path) -> None:

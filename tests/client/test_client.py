@@ -94,15 +94,6 @@ def test_a_batch_has_a_prediction_or_a_problem_for_each_in_order(
     assert names == ["astronaut.jpg", "photograph 2", "photograph 3", "gr\u00fcn?.png"]
 
 
-def test_a_batch_that_is_refused_as_a_whole_is_an_exception(ask: Ask, server: Server) -> None:
-    with pytest.raises(BadRequest, match="too many images"):
-        ask(server.url, "predict_batch", [b"any"] * 33)
-    with pytest.raises(BadRequest, match="no such model"):
-        ask(server.url, "predict_batch", [ASTRONAUT], model="age_gender_Z")
-    with pytest.raises(BadRequest):
-        ask(server.url, "predict_batch", [])
-
-
 def test_models_are_listed(ask: Ask, server: Server) -> None:
     listing = ask(server.url, "models")
     assert isinstance(listing, ModelsAnswer)
@@ -125,12 +116,16 @@ def test_a_key_opens_the_service(ask: Ask, bare_server: Server, keys: tuple[str,
 def test_the_exception_for_a_bad_request_has_the_problem_of_the_service(
     ask: Ask, bare_server: Server, keys: tuple[str, str]
 ) -> None:
-    for photograph, options, kind, detail in (
-        (b"no image", {}, problems.IMAGE_UNREADABLE, "Send a JPEG"),
-        (b"any", {"modle": "age_gender_A"}, problems.PARAMETER_INVALID, "Unknown query parameter"),
+    one, batch = "predict", "predict_batch"
+    for method, sent, options, kind, detail in (
+        (one, b"no image", {}, problems.IMAGE_UNREADABLE, "Send a JPEG"),
+        (one, b"any", {"modle": "age_gender_A"}, problems.PARAMETER_INVALID, "Unknown query parameter"),
+        (batch, [b"any"] * 33, {}, problems.MULTIPART_INVALID, "too many images"),
+        (batch, [], {}, problems.MEDIA_TYPE_UNSUPPORTED, "must be multipart"),
+        (batch, [ASTRONAUT], {"model": "age_gender_Z"}, problems.MODEL_UNKNOWN, "no such model"),
     ):
         with pytest.raises(BadRequest) as raised:
-            ask(bare_server.url, "predict", photograph, client={"api_key": keys[0]}, **options)
+            ask(bare_server.url, method, sent, client={"api_key": keys[0]}, **options)
         problem = raised.value.problem
         assert detail in str(raised.value) == problem.detail
         assert (problem.type, problem.title, problem.status) == (kind.type, kind.title, kind.status)
@@ -187,21 +182,23 @@ def refusal(kind: Kind, **headers: str) -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"),
+    ("kind", "headers", "expected", "tries"),
     [
-        (problems.METHOD_NOT_ALLOWED, BadRequest),
-        (problems.BODY_TOO_LARGE, BadRequest),
-        (problems.UNAUTHORIZED, Refused),
-        (problems.RATE_LIMITED, Refused),
-        (problems.OVERLOADED, Busy),
-        (problems.INTERNAL_ERROR, Defect),
+        (problems.METHOD_NOT_ALLOWED, {}, BadRequest, 1),
+        (problems.BODY_TOO_LARGE, {}, BadRequest, 1),
+        (problems.UNAUTHORIZED, {}, Refused, 1),
+        (problems.RATE_LIMITED, SOON, Refused, 3),
+        (problems.SHUTTING_DOWN, SOON, Busy, 3),
+        (problems.OVERLOADED, {"Retry-After": "61"}, Busy, 1),
+        (problems.INTERNAL_ERROR, {}, Defect, 1),
     ],
 )
-def test_a_problem_is_an_exception_that_can_be_pickled(
-    ask: Ask, kind: Kind, expected: type[Exception]
+def test_a_problem_is_an_exception_that_can_be_pickled_and_only_what_may_pass_is_asked_again(
+    ask: Ask, kind: Kind, headers: dict[str, str], expected: type[Exception], tries: int
 ) -> None:
-    with answering(refusal(kind)) as canned, pytest.raises(AgeGenderError) as raised:
-        ask(canned.url, "predict", b"any", client={"retries": 0})
+    with answering(refusal(kind, **headers)) as canned, pytest.raises(AgeGenderError) as raised:
+        ask(canned.url, "predict", b"any", client={"retries": 2})
+    assert len(canned.bodies) == tries
     for error in (raised.value, pickle.loads(pickle.dumps(raised.value))):  # noqa: S301
         assert type(error) is expected
         assert (error.problem.type, error.problem.status) == (kind.type, kind.status)
@@ -253,25 +250,6 @@ def test_a_request_is_not_repeated_before_retry_after(ask: Ask) -> None:
         ask(canned.url, "predict", b"any")
     first, second = canned.times
     assert second >= first + 1
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected", "tries"),
-    [
-        (refusal(problems.SHUTTING_DOWN, **SOON), Busy, 3),
-        (refusal(problems.OVERLOADED, **{"Retry-After": "61"}), Busy, 1),
-        (refusal(problems.INTERNAL_ERROR), Defect, 1),
-        (refusal(problems.IMAGE_UNREADABLE), BadRequest, 1),
-        (None, Unreachable, 3),
-    ],
-    ids=["busy", "long wait", "defect", "bad image", "connection closed"],
-)
-def test_only_what_may_pass_is_repeated_and_not_for_ever(
-    ask: Ask, answer: Answer | None, expected: type[Exception], tries: int
-) -> None:
-    with answering(answer) as canned, pytest.raises(expected):
-        ask(canned.url, "predict", b"any", client={"retries": 2})
-    assert len(canned.bodies) == tries
 
 
 def test_where_nothing_listens_a_sentence_says_so(ask: Ask) -> None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import re
 import shlex
 import shutil
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import helpers
 import httpx
-from helpers import ROOT, YUNET, Service
+from helpers import ROOT, YUNET, Service, free_port, run_program
 
 PATIENCE = 180
 """Seconds until a test that hangs fails; machines that build images at the same time are slow."""
@@ -28,7 +27,7 @@ STAND_IN = Path(__file__).with_name("stand-in.sh")
 
 def run(*command: str | Path, check: bool = True, **options: Any) -> str:
     """Standard output of a command, without white space around it; its error output is shown where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    done = run_program(*command, timeout=None, **options)
     assert not check or done.returncode == 0, (
         f"{shlex.join(map(str, command))}:\n{done.stdout}\n{done.stderr}"
     )
@@ -40,14 +39,7 @@ def docker(*arguments: str | Path, check: bool = True) -> str:
     return run("docker", *arguments, check=check)
 
 
-def wait_until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """What `true` returns, once that is something."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if result := true():
-            return result
-        time.sleep(0.05)
-    raise AssertionError(f"in {seconds} s, {what} did not come true")
+wait_until = functools.partial(helpers.wait_until, seconds=PATIENCE)
 
 
 def builder() -> str:
@@ -151,9 +143,7 @@ class Compose:
     """docker-compose.yml with its variables set, as a project of its own."""
 
     def __init__(self, **variables: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AGEGENDER_")}
         self._environment = {**inherited, "AGEGENDER_PORT": str(self.port), **variables}
         self._project = f"agegender-test-{self.port}"

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from engine import compose_command, run
-from helpers import ROOT
+from helpers import ROOT, run_program
 
 MANIFEST = ROOT / "docker/kubernetes.yaml"
 
 
 @pytest.mark.parametrize("profiles", [[], ["--profile", "train"], ["--profile", "monitoring"]])
 def test_compose_finds_nothing_to_say(profiles: list[str]) -> None:
-    done = subprocess.run(
-        [*compose_command(), "--file", ROOT / "docker-compose.yml", *profiles, "config"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = (*compose_command(), "--file", ROOT / "docker-compose.yml", *profiles, "config")
+    done = run_program(*command)
     assert (done.returncode, done.stderr) == (0, "")
 
 

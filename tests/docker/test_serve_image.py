@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 
@@ -27,12 +26,10 @@ MAX_SIZE = 500e6
 SHIPPED = sorted((ROOT / "models").glob("*.onnx"))
 
 
-def test_the_image_is_small(serve_image: str) -> None:
-    assert json.loads(docker("image", "inspect", serve_image))[0]["Size"] <= MAX_SIZE
-
-
-def test_the_image_says_what_it_is(serve_image: str) -> None:
-    labels = json.loads(docker("image", "inspect", serve_image))[0]["Config"]["Labels"]
+def test_the_image_is_small_and_says_what_it_is(serve_image: str) -> None:
+    (image,) = json.loads(docker("image", "inspect", serve_image))
+    assert image["Size"] <= MAX_SIZE
+    labels = image["Config"]["Labels"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert labels["org.opencontainers.image.title"] == project["name"]
     assert labels["org.opencontainers.image.version"] == project["version"]
@@ -171,19 +168,6 @@ def test_it_comes_back_when_it_dies(mortal: tuple[Compose, Container]) -> None:
     again = compose.up()
     again.wait_until_ready()
     assert again.predict(ASTRONAUT.read_bytes()).status_code == 200
-
-
-def test_a_mistake_ends_it_with_one_sentence(serve_image: str, tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    done = subprocess.run(
-        ["docker", "run", "--rm", "--volume", f"{tmp_path}:/models:ro", serve_image],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert "/models" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_there_is_a_worker_for_each_core_that_the_container_may_use(serve_image: str) -> None:

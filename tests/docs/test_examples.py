@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from helpers import ASTRONAUT, GRACE_HOPPER, PATIENCE, ROOT, YUNET, Server, environment, without_timings
+from helpers import ASTRONAUT, GRACE_HOPPER, ROOT, YUNET, Server, environment, run_program, without_timings
 
 EXAMPLES = ROOT / "examples"
 PYTHON = [sys.executable, EXAMPLES / "predict.py"]
@@ -26,19 +23,6 @@ NODE = pytest.param(
     marks=pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js"),
     id="node",
 )
-
-
-def run(
-    program: Sequence[str | Path], *arguments: str | Path, env: Mapping[str, str] = os.environ
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*program, *arguments],
-        env={**env, "NO_PROXY": "127.0.0.1"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
 
 
 def lines(server: Server, photograph: Path, **query: str) -> list[tuple[float, float, float, str, float]]:
@@ -66,7 +50,7 @@ def printed(output: str) -> list[tuple[float, float, float, str, float]]:
 def test_programs_print_the_answer_of_the_service_or_why_there_is_none(
     server: Server, program: list[str | Path]
 ) -> None:
-    ended = run(program, ASTRONAUT, server.url)
+    ended = run_program(*program, ASTRONAUT, server.url)
     assert (ended.returncode, ended.stderr) == (0, "")
     if program[0] == "sh":  # curl prints the answer as it comes
         answer = server.predict(ASTRONAUT.read_bytes()).json()
@@ -74,14 +58,14 @@ def test_programs_print_the_answer_of_the_service_or_why_there_is_none(
     else:
         assert printed(ended.stdout) == lines(server, ASTRONAUT)
         assert len(ended.stdout.splitlines()) == 1
-    failed = run(program, ROOT / "README.md", server.url)
+    failed = run_program(*program, ROOT / "README.md", server.url)
     assert failed.returncode != 0
     assert "Send a JPEG" in failed.stdout + failed.stderr
 
 
 def test_the_client_goes_on_after_a_file_that_is_no_photograph(server: Server) -> None:
-    program = [sys.executable, EXAMPLES / "with_client.py"]
-    ended = run(program, server.url, ROOT / "README.md", ASTRONAUT, GRACE_HOPPER)
+    files = (ROOT / "README.md", ASTRONAUT, GRACE_HOPPER)
+    ended = run_program(sys.executable, EXAMPLES / "with_client.py", server.url, *files)
     assert (ended.returncode, ended.stderr) == (0, "")
     refused, *faces = ended.stdout.splitlines()
     assert refused.startswith(f"{ROOT / 'README.md'}: ")
@@ -89,7 +73,7 @@ def test_the_client_goes_on_after_a_file_that_is_no_photograph(server: Server) -
 
 
 def test_the_client_refuses_an_invalid_address_in_a_sentence() -> None:
-    ended = run([sys.executable, EXAMPLES / "with_client.py"], ASTRONAUT)
+    ended = run_program(sys.executable, EXAMPLES / "with_client.py", ASTRONAUT)
     assert ended.returncode == 1
     sentence = f"The URL of the service must be like http://localhost:8000, not {str(ASTRONAUT)!r}."
     assert ended.stderr == f"{sentence}\n"
@@ -101,7 +85,7 @@ def test_the_library_gives_the_answer_of_the_service(
     settings = environment(empty_cache, AGEGENDER_MODELS=str(models_folder))
     if YUNET.exists():  # as for the server
         settings["AGEGENDER_YUNET_PATH"] = str(YUNET)
-    ended = run([sys.executable, EXAMPLES / "as_library.py"], ASTRONAUT, GRACE_HOPPER, env=settings)
+    ended = run_program(sys.executable, EXAMPLES / "as_library.py", ASTRONAUT, GRACE_HOPPER, env=settings)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert printed(ended.stdout) == lines(server, ASTRONAUT) + lines(server, GRACE_HOPPER)
 
@@ -119,7 +103,7 @@ for answer in answers:
     print(answer.model, len(answer.faces))
 """
     env = environment(empty_cache, AGEGENDER_MODELS=str(models_folder))
-    ended = run([sys.executable, "-c"], program, env=env)
+    ended = run_program(sys.executable, "-c", program, env=env)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert len(blocks) == 4
     assert ended.stdout == "age_gender_A 1\nage_gender_A 1\n"

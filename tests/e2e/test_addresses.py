@@ -10,7 +10,7 @@ import sys
 
 import httpx
 import pytest
-from helpers import PATIENCE, ROOT, Server
+from helpers import ROOT, Server, free_port, run_program
 
 
 def has_ipv6() -> bool:
@@ -25,14 +25,8 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6 on this machi
 
 
 def check_health(host: str, port: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-I", ROOT / "docker/healthcheck.py"],
-        env={**os.environ, "AGEGENDER_HOST": host, "AGEGENDER_PORT": port},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    env = {**os.environ, "AGEGENDER_HOST": host, "AGEGENDER_PORT": port}
+    return run_program(sys.executable, "-I", ROOT / "docker/healthcheck.py", env=env)
 
 
 @needs_ipv6
@@ -53,9 +47,7 @@ def test_the_health_check_asks_the_address_that_is_listened_on(narrow_server: Se
 
 
 def test_the_health_check_says_that_nobody_answers() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        ended = check_health("", str(unused.getsockname()[1]))
+    ended = check_health("", str(free_port()))
     assert ended.returncode == 1
     assert re.fullmatch(r"not ready: .*refused\n", ended.stderr)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -50,26 +49,15 @@ def test_64_requests_at_once_are_answered_as_one_after_the_other(server: Server)
         for model in ("age_gender_A", "age_gender_B")
     ]
 
-    def comparable(answer: httpx.Response) -> tuple[int, dict[str, Any]]:
+    def ask(one: tuple[bytes, dict[str, str]]) -> tuple[int, dict[str, Any]]:
+        image, query = one
+        answer = server.predict(image, **query)
         return answer.status_code, {**without_timings(answer.json()), "request_id": None}
 
-    async def at_once() -> list[httpx.Response]:
-        limits = httpx.Limits(max_connections=64)
-        async with httpx.AsyncClient(
-            base_url=server.url, timeout=PATIENCE, limits=limits, trust_env=False
-        ) as client:
-            headers = {"Content-Type": "application/octet-stream"}
-            return await asyncio.gather(
-                *(
-                    client.post("/predict", content=image, params=query, headers=headers)
-                    for image, query in 2 * asked
-                )
-            )
-
-    together = [comparable(answer) for answer in asyncio.run(at_once())]
-    assert len(together) == 64
+    with ThreadPoolExecutor(64) as callers:
+        together = list(callers.map(ask, 2 * asked))
     assert [status for status, _ in together] == 2 * (24 * [200] + 8 * [400])
-    assert together == 2 * [comparable(server.predict(image, **query)) for image, query in asked]
+    assert together == 2 * list(map(ask, asked))
 
 
 def test_a_caller_who_leaves_while_sending_is_forgotten(narrow_server: Server) -> None:
@@ -90,9 +78,11 @@ def test_the_signal_to_stop_lets_what_was_accepted_finish_and_takes_nothing_new(
     form = 4 * part("images", image) + FORM_END
     patient = f"--drain-timeout={PATIENCE}"  # also where other work slows the machine down
     with serving(models_folder, empty_cache, "--workers=1", "--queue-size=3", patient) as server:
-        haar = {"query": "?detector=haar"}
-        accepted = [Upload(server, length=len(image), content_type="image/jpeg", **haar) for _ in range(3)]
-        batch = Upload(server, path="/predict/batch", length=len(form), content_type=FORM, **haar)
+        accepted = [
+            Upload(server, path="/predict?detector=haar", length=len(image), content_type="image/jpeg")
+            for _ in range(3)
+        ]
+        batch = Upload(server, path="/predict/batch?detector=haar", length=len(form), content_type=FORM)
         for upload in accepted:
             upload.send(image[:1000])
         batch.send(form[:1000])

@@ -346,20 +346,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[weakref.ref[SentImage
     gc.enable()
 
 
-def test_nothing_of_one_stays_in_memory_when_it_is_answered(
-    service: GatedService, kept: list[weakref.ref[SentImage]]
-) -> None:
-    async def test(client: httpx.AsyncClient) -> None:
-        service.gate.set()
-        answer = await ask_batch(client, [*IMAGES[:3], b"this is no image", IMAGES[3][:-20]])
-        assert ["error" in result for result in answer.json()["results"]] == 3 * [False] + 2 * [True]
-        assert len(kept) == 5
-        await until(lambda: not any(image() for image in kept))
-
-    run(service, test)
-
-
-def test_of_one_whose_sender_leaves_nothing_more_is_begun_and_nothing_stays_in_memory(
+def test_nothing_stays_in_memory_of_one_that_is_answered_or_whose_sender_leaves(
     service: GatedService, kept: list[weakref.ref[SentImage]]
 ) -> None:
     async def test(client: httpx.AsyncClient) -> None:
@@ -374,6 +361,9 @@ def test_of_one_whose_sender_leaves_nothing_more_is_begun_and_nothing_stays_in_m
         await until(lambda: service.load() == IDLE)
         await until(lambda: not any(image() for image in kept))
         assert len(service.begun) == 2
-        assert (await ask(client)).status_code == 200
+        answer = await ask_batch(client, [*IMAGES[:3], b"this is no image", IMAGES[3][:-20]])
+        assert ["error" in result for result in answer.json()["results"]] == 3 * [False] + 2 * [True]
+        assert len(kept) == len(IMAGES) + 5
+        await until(lambda: not any(image() for image in kept))
 
     run(service, test)

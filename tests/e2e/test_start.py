@@ -30,19 +30,15 @@ def test_an_invalid_setting_is_named(empty_cache: Path) -> None:
     assert ended.stderr.endswith("per second, minute, hour or day, such as 60/minute.\n")
 
 
-@pytest.mark.parametrize(
-    ("setting", "option"),
-    [("port", "--port (AGEGENDER_PORT)"), ("metrics_port", "--metrics-port (AGEGENDER_METRICS_PORT)")],
-)
-def test_a_port_that_is_in_use(setting: str, option: str) -> None:
+def test_a_port_that_is_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(CannotListen) as raised:
-            bind("127.0.0.1", port, setting)
+            bind("127.0.0.1", port, "port")
     assert str(raised.value) == (
         f"The service cannot listen on host 127.0.0.1, port {port} (Address already in use): "
-        f"stop the program that uses the port, or choose another port with {option} or another host with --host "
-        "(AGEGENDER_HOST)."
+        "stop the program that uses the port, or choose another port with --port (AGEGENDER_PORT) or another "
+        "host with --host (AGEGENDER_HOST)."
     )
 
 

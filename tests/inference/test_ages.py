@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from agegender.inference.ages import (
     AGES,
     MAX_COVERAGE,
@@ -14,26 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import NORMAL_INTERVAL
 
-NORMAL = AgeInterval.model_validate(NORMAL_INTERVAL)
 COVERAGES = st.floats(MIN_COVERAGE, MAX_COVERAGE)
-
-
-def bell(middle: float, deviation: float) -> np.ndarray:
-    weights = np.exp(-0.5 * ((np.arange(AGES) - middle) / deviation) ** 2)
-    return np.array([weights / weights.sum()])
-
-
-def test_factors_are_those_of_the_estimated_age_and_of_its_side() -> None:
-    table = {**NORMAL_INTERVAL, "age": [20, 40], "low": [[1, 2]] * 5, "high": [[3, 5]] * 5}
-    table["usual_width"] = [5, 5]
-    interval = AgeInterval.model_validate(table)
-    at = {years: read_ages(bell(years, 2), "median", interval) for years in (15, 20, 30, 40, 60)}
-    plain = read_ages(bell(30, 2), "median", NORMAL)
-    one = (plain.high - plain.years)[0]
-    below = [float((ages.years - ages.low)[0] / one) for ages in at.values()]
-    above = [float((ages.high - ages.years)[0] / one) for ages in at.values()]
-    assert below == pytest.approx([1, 1, 1.5, 2, 2], rel=0.01)
-    assert above == pytest.approx([3, 3, 4, 5, 5], rel=0.01)
 
 
 DISTRIBUTIONS = st.lists(st.floats(0, 1), min_size=AGES, max_size=AGES).filter(lambda w: sum(w) > 0.1)

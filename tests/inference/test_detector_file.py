@@ -110,16 +110,3 @@ def test_a_cached_file_that_was_damaged_is_refused_until_it_is_fetched_again(sit
         find()
     fetch()
     assert find() == path
-
-
-def test_a_file_named_by_the_operator_must_be_there_and_be_the_published_one(
-    site: Site, tmp_path: Path
-) -> None:
-    named = tmp_path / "named.onnx"
-    with pytest.raises(DetectorFileError, match=r"named\.onnx cannot be read"):
-        find(named)
-    named.write_bytes(b"something else")
-    with pytest.raises(DetectorFileError, match=r"named\.onnx is not the published YuNet"):
-        find(named)
-    named.write_bytes(PUBLISHED)
-    assert find(named) == named

@@ -5,16 +5,13 @@ import numpy as np
 import pytest
 from agegender.inference.yunet import YuNet
 from agegender.vision.decode import decode
-from helpers import ROOT, YUNET, needs_yunet
+from helpers import ASTRONAUT, GRACE_HOPPER, YUNET, needs_yunet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytestmark = needs_yunet
 
-PHOTOGRAPHS = [
-    decode(path.read_bytes())
-    for path in (ROOT / "examples/astronaut.jpg", ROOT / "tests/photographs/grace_hopper.jpg")
-]
+PHOTOGRAPHS = [decode(path.read_bytes()) for path in (ASTRONAUT, GRACE_HOPPER)]
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import free_port
 
 MIDDLEWARES = "agegender.scale.serving:proxy_middlewares"
 
@@ -32,9 +32,7 @@ def cluster(models_folder: Path, empty_cache: Path) -> Iterator[Any]:
         made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
         made.add_node(**node)
         made.connect()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         serve.start(proxy_location="HeadOnly", http_options={"port": port, "request_timeout_s": 20})
         made.url, made.node = f"http://127.0.0.1:{port}", node
         yield made

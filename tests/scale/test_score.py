@@ -20,21 +20,6 @@ from helpers import AGEGENDER, ASTRONAUT, GRACE_HOPPER, PATIENCE, agegender, env
 ds = pytest.importorskip("pyarrow.dataset", reason="needs PyArrow: it is in requirements/dev.txt")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def start(models_folder: Path, empty_cache: Path) -> Start:
-    def started(*arguments: object, **extra: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [AGEGENDER, *map(str, arguments)],
-            env=environment(empty_cache, AGEGENDER_MODELS=str(models_folder), **extra),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return started
 
 
 @pytest.fixture
@@ -136,7 +121,12 @@ def where(request: pytest.FixtureRequest) -> list[str]:
 
 
 def test_killed_five_times_at_random_it_loses_nothing_and_does_nothing_twice(
-    start: Start, run: Run, tmp_path: Path, where: list[str], ray_processes: Callable[[str], list[int]]
+    run: Run,
+    models_folder: Path,
+    empty_cache: Path,
+    tmp_path: Path,
+    where: list[str],
+    ray_processes: Callable[[str], list[int]],
 ) -> None:
     images, output = tmp_path / "images", tmp_path / "out"
     images.mkdir()
@@ -151,7 +141,13 @@ def test_killed_five_times_at_random_it_loses_nothing_and_does_nothing_twice(
 
     finished: dict[str, int] = {}
     for _ in range(5):
-        process = start(*command)
+        process = subprocess.Popen(
+            [AGEGENDER, *map(str, command)],
+            env=environment(empty_cache, AGEGENDER_MODELS=str(models_folder)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         enough = len(finished) + chance.randint(1, 3)
         deadline = time.monotonic() + PATIENCE
         while len(done()) < enough and process.poll() is None:

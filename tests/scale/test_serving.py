@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from agegender.client import Client
-from helpers import ASTRONAUT, PATIENCE, Upload, check_problem, grey, png
+from helpers import ASTRONAUT, PATIENCE, Upload, check_problem, grey, png, wait_until
 
 pytest.importorskip("ray", reason="needs Ray: `make test-scale` runs these tests")
 import ray
@@ -104,10 +104,7 @@ def test_rays_metrics_hold_those_of_every_replica(client: httpx.Client) -> None:
     before = sum(shown())
     with ThreadPoolExecutor(PLACES) as threads:
         assert set(threads.map(ask, range(40))) == {200}
-    deadline = time.monotonic() + PATIENCE
-    while len(counts := shown()) < 2 or sum(counts) < before + 40:
-        assert time.monotonic() < deadline, counts
-        time.sleep(0.5)
+    wait_until(lambda: len(shown()) >= 2 and sum(shown()) >= before + 40, "all are counted, by two replicas")
 
 
 class Load:
@@ -146,10 +143,8 @@ class Load:
 
     def wait_for(self, answers: int) -> None:
         """Until so many more were answered."""
-        enough, deadline = self.answered + answers, time.monotonic() + PATIENCE
-        while self.answered < enough:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        enough = self.answered + answers
+        wait_until(lambda: self.answered >= enough, f"{answers} more are answered")
 
 
 @contextmanager
@@ -173,13 +168,11 @@ def steady_load(url: str) -> Iterator[Load]:
 def wait_for_replicas(
     ray_processes: Callable[[str], list[int]], other_than: set[int], count: int = 2
 ) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        status = serve.status().applications["default"].deployments["agegender"]
-        if status.status == "HEALTHY" and len(set(ray_processes(REPLICA)) - other_than) == count:
-            return
-        assert time.monotonic() < deadline, status
-        time.sleep(0.2)
+    def there() -> bool:
+        status = serve.status().applications["default"].deployments["agegender"].status
+        return status == "HEALTHY" and len(set(ray_processes(REPLICA)) - other_than) == count
+
+    wait_until(there, f"{count} replicas are healthy")
 
 
 def test_a_replica_killed_costs_at_most_the_requests_in_it(

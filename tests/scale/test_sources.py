@@ -59,25 +59,16 @@ def test_a_source_is_a_file_a_folder_a_pattern_or_a_uri(
     ]
 
 
+NONE = "There is no JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or Parquet file at {here}"
+
+
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        (
-            "missing",
-            "There is no JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or Parquet file at {here}/missing.",
-        ),
-        (
-            "*.bmp",
-            "There is no JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or Parquet file at {here} that matches.",
-        ),
-        (
-            "nowhere/*.bmp",
-            "There is no JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or Parquet file at {here}/nowhere that matches.",
-        ),
-        (
-            "foo://bar",
-            "PyArrow cannot open foo://bar (Unrecognized filesystem type in URI: foo://bar).",
-        ),
+        ("missing", f"{NONE}/missing."),
+        ("*.bmp", f"{NONE} that matches."),
+        ("nowhere/*.bmp", f"{NONE}/nowhere that matches."),
+        ("foo://bar", "PyArrow cannot open foo://bar (Unrecognized filesystem type in URI: foo://bar)."),
     ],
 )
 def test_a_source_without_images_says_so(album: Path, source: str, sentence: str) -> None:

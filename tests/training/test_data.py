@@ -13,12 +13,11 @@ from agegender.inference.variants import Catalogue, Model
 from agegender.vision.face import Box, Face
 from agegender.vision.haar import Haar
 from face_images import chip_name, picture, write_chips
+from helpers import ASTRONAUT
 from tiny_models import metadata
 
 from training import data
 from training.errors import TrainingError
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
@@ -133,7 +132,7 @@ def test_parts_of_fairface_are_read_one_after_another_whatever_their_format(tmp_
 def test_the_official_validation_split_is_apart(tmp_path: Path) -> None:
     folder = photographs(tmp_path / "fairface")
     (folder / "val").mkdir()
-    (folder / "val/1.jpg").write_bytes((EXAMPLES / "astronaut.jpg").read_bytes())
+    (folder / "val/1.jpg").write_bytes(ASTRONAUT.read_bytes())
     row = "val/1.jpg,30-39,Female,White,False\n"
     (folder / "fairface_label_val.csv").write_text("file,age,gender,race,service_test\n" + row)
     prepared, _ = data.prepare(tmp_path / "cache", None, [folder], Haar())
@@ -147,7 +146,7 @@ def test_the_official_validation_split_is_apart(tmp_path: Path) -> None:
 def photographs(folder: Path) -> Path:
     """FairFace's layout, with a person, a landscape and a broken file."""
     (folder / "train").mkdir(parents=True)
-    (folder / "train/1.jpg").write_bytes((EXAMPLES / "astronaut.jpg").read_bytes())
+    (folder / "train/1.jpg").write_bytes(ASTRONAUT.read_bytes())
     cv2.imwrite(str(folder / "train/2.jpg"), np.full((200, 200, 3), 90, np.uint8))
     (folder / "train/3.jpg").write_bytes(b"junk")
     rows = [f"train/{i}.jpg,40-49,Female,White,False\n" for i in (1, 2, 3)]

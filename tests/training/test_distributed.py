@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from face_images import SMALL, write_chips, write_recipe
-from helpers import ROOT
+from helpers import ROOT, free_port
 
 pytest.importorskip("keras", reason="the training job's packages are not installed: `make env-train`")
 pytest.importorskip("jax", reason="JAX is not installed: `make env-jax`")
@@ -31,8 +30,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_end_with_equal_weights_from_which_one_goes_on(cache: Path, tmp_path: Path) -> None:
     stages = "[{ side = 32, epochs = 2 }]"
     write_recipe(tmp_path / "mine.toml", recipe.FOLDER / "C_first.toml", stages=stages, **SMALL)
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     options = ["--cache", str(cache), "--runs", "runs", "--models", "models"]
     processes = [
         subprocess.Popen(

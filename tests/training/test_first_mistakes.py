@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from face_images import write_chips
-from helpers import ASTRONAUT, PATIENCE, ROOT, environment, full_disk
+from helpers import ASTRONAUT, ROOT, environment, full_disk, run_program, wait_until
 
 pytest.importorskip("fairlearn", reason="the training job's packages are not installed: `make env-train`")
 
@@ -34,15 +33,8 @@ def fail(*arguments: object) -> str:
 
 def fail_apart(tmp_path: Path, cache: Path, *arguments: object) -> str:
     """Run it in a process of its own in `tmp_path`, where it must fail; the sentence that says why."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "training", *map(str, arguments)],
-        cwd=tmp_path,
-        env=environment(cache),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    command = (sys.executable, "-m", "training", *map(str, arguments))
+    ended = run_program(*command, cwd=tmp_path, env=environment(cache))
     assert ended.returncode == 1
     return sentence(ended.stderr)
 
@@ -80,11 +72,7 @@ def test_a_stop_leaves_no_unpacked_archive_behind(tmp_path: Path, empty_cache: P
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment(empty_cache, TMPDIR=str(tmp_path / "aside"))
     ) as process:
-        until = time.monotonic() + PATIENCE
-        while not list((tmp_path / "aside").iterdir()):
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        wait_until(lambda: list((tmp_path / "aside").iterdir()), "there is a folder for the archive")
         process.terminate()
     assert process.returncode == 143
     assert not list((tmp_path / "aside").iterdir())

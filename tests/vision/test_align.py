@@ -131,13 +131,6 @@ def test_landmarks_of_no_face_leave_a_crop_all_the_same(landmarks: np.ndarray) -
     assert (crop.shape, crop.dtype) == ((CROP_SIZE, CROP_SIZE, 3), np.uint8)
 
 
-def test_crops_are_rgb_and_of_one_size() -> None:
-    blue = np.full((300, 250, 3), (255, 0, 0), np.uint8)  # as OpenCV orders them
-    for crop in (crop_whole(blue), crop_face(blue, Face(Box(40, 40, 160, 160)))):
-        assert (crop.shape, crop.dtype) == ((CROP_SIZE, CROP_SIZE, 3), np.uint8)
-        assert crop[64, 64].tolist() == [0, 0, 255]
-
-
 @pytest.mark.parametrize("side", [40, 128, 200, 1000])
 def test_a_whole_image_is_resized_without_moving(side: int) -> None:
     ramp = np.linspace(0, 255, side)

@@ -317,10 +317,6 @@ def test_the_default_lets_a_photograph_of_48_megapixels_in() -> None:
 
 
 def test_the_bound_is_named_in_pixels_of_this_kind() -> None:
-    text = complaint(encode("PNG"), max_memory=1000)
-    assert text.startswith(
-        "The image has 0.0 million pixels; at most 0.0 million are allowed for this kind of file."
-    )
     bomb = complaint(too_many_pixels()["PNG of 70 million"])
     assert bomb.startswith(
         "The image has 70.0 million pixels; at most 50.0 million are allowed for this kind of file."

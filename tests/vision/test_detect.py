@@ -13,10 +13,7 @@ from helpers import ASTRONAUT, GRACE_HOPPER, YUNET
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-PHOTOGRAPHS = {
-    "astronaut.jpg": ASTRONAUT,
-    "grace_hopper.jpg": GRACE_HOPPER,
-}
+PHOTOGRAPHS = {path.name: path for path in (ASTRONAUT, GRACE_HOPPER)}
 
 # Pixels of eyes, nose and mouth corners, marked by hand, in the order of LANDMARK_NAMES.
 SEEN = {
