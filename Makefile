@@ -78,8 +78,7 @@ prepare: $(VENV)/.train
 model-A model-B model-C: prepare
 	$(MAKE_MODEL) $(@:model-%=%)
 
-# Both begin with the result of one run.
-model-B model-C: runs/C_first/age_gender_C_first.keras
+model-C: runs/C_first/age_gender_C_first.keras
 
 runs/C_first/age_gender_C_first.keras: | prepare
 	$(MAKE_MODEL) C_first --models $(@D)
