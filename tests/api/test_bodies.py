@@ -117,7 +117,7 @@ def test_a_form_that_is_refused_says_why(
     [
         text(),
         f"data:image/png;base64,{text()}",
-        f"DATA:;base64,{text()}",
+        f"DATA:;BASE64,{text()}",
         text().rstrip("="),
         base64.urlsafe_b64encode(IMAGE).decode(),
         base64.encodebytes(IMAGE).decode(),

@@ -211,8 +211,9 @@ def _read_json(form: type[Body], body: bytes, expected: str) -> Body:
 
 def _from_text(text: str) -> bytes:
     """Decode base64 or a data URL (RFC 2397). Raises ApiError."""
-    if text[:5].lower() == "data:":
-        text = text.partition(";base64,")[2] or text
+    head, _, content = text.partition(",")
+    if head[:5].lower() == "data:" and head[-7:].lower() == ";base64":
+        text = content
     try:
         # Callers also send base64url, line breaks, and base64 without padding.
         data = text.encode("ascii").translate(_FROM_BASE64URL, b" \r\n\t").rstrip(b"=")
