@@ -6,16 +6,13 @@ The pages load only own files.
 from __future__ import annotations
 
 import mimetypes
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from agegender.api.query import NoQuery
-
-_FOLDER = Path(__file__).parents[1] / "page"
 
 # Scripts, styles and connections: only from and to this service.
 _SELF_ONLY = (
@@ -23,7 +20,7 @@ _SELF_ONLY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
 )
 # no-cache means revalidate: a page and its script must come from the same release.
-_REVALIDATE = {"Cache-Control": "no-cache"}
+_REVALIDATE = {"Cache-Control": "no-cache", "Accept-Ranges": "none"}
 # The page shows photographs and the camera as `blob:` URLs, Swagger UI its icons as `data:` URLs.
 _PAGE_HEADERS = {
     "Content-Security-Policy": _SELF_ONLY + "img-src 'self' blob:; media-src blob:",
@@ -41,26 +38,35 @@ class _Files(StaticFiles):
         response.headers.update(_REVALIDATE)
         return response
 
+    async def page(self, name: str, request: Request, headers: dict[str, str]) -> Response:
+        response = await self.get_response(name, request.scope)
+        response.headers.update(headers)  # also of a 304: a browser takes them over
+        return response
+
 
 def add_page(app: FastAPI) -> None:
     """Add the page and its files."""
 
-    @app.get("/", include_in_schema=False)
-    async def page(_: Annotated[NoQuery, Query()]) -> FileResponse:
-        return FileResponse(_FOLDER / "index.html", headers=_PAGE_HEADERS)
+    files = _Files(packages=[("agegender", "page")])
 
-    app.mount("/page", _Files(packages=[("agegender", "page")]))
+    @app.get("/", include_in_schema=False)
+    async def page(request: Request, _: Annotated[NoQuery, Query()]) -> Response:
+        return await files.page("index.html", request, _PAGE_HEADERS)
+
+    app.mount("/page", files)
 
 
 def add_docs(app: FastAPI) -> None:
     """Add the interactive reference, its files and the OpenAPI document that it shows."""
 
+    files = _Files(packages=[("agegender", "page"), ("fastapi_offline", "static")])
+
     @app.get("/docs", include_in_schema=False)
-    async def docs(_: Annotated[NoQuery, Query()]) -> FileResponse:
-        return FileResponse(_FOLDER / "docs.html", headers=_DOCS_HEADERS)
+    async def docs(request: Request, _: Annotated[NoQuery, Query()]) -> Response:
+        return await files.page("docs.html", request, _DOCS_HEADERS)
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi(request: Request, _: Annotated[NoQuery, Query()]) -> JSONResponse:
         return JSONResponse(request.app.openapi())
 
-    app.mount("/docs", _Files(packages=[("agegender", "page"), ("fastapi_offline", "static")]))
+    app.mount("/docs", files)

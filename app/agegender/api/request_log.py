@@ -65,8 +65,11 @@ class Observe:
                 message["headers"] = [*message["headers"], *own]
             await send(message)
 
-        # HEAD is handled as GET (RFC 9110, 9.3.2): the server sends only the head.
-        handled = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        # HEAD is handled as GET (RFC 9110, 9.3.2): the server sends only the head. A Range is ignored (14.2), as
+        # Starlette refuses invalid ones with plain text.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        asked = [header for header in scope["headers"] if header[0] != b"range"]
+        handled = {**scope, "method": method, "headers": asked}
         try:
             await self._app(handled, receive, send_with_id)
         except ClientDisconnect:
