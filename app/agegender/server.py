@@ -240,7 +240,8 @@ class ReadToTheEnd:
 
         await self._app(scope, receive_and_note, send_without_end)
         if held:
-            with contextlib.suppress(asyncio.CancelledError):  # the server shuts down
-                while arriving:
+            task = asyncio.current_task()
+            with contextlib.suppress(asyncio.CancelledError):  # the server shuts down, or did so before the response
+                while arriving and not (task and task.cancelling()):
                     await receive_and_note()
             await send({"type": "http.response.body"})
