@@ -241,7 +241,8 @@ class ReadToTheEnd:
         await self._app(scope, receive_and_note, send_without_end)
         if held:
             task = asyncio.current_task()
-            with contextlib.suppress(asyncio.CancelledError):  # the server shuts down, or did so before the response
+            # At shutdown the server cancels this, perhaps before the response.
+            with contextlib.suppress(asyncio.CancelledError):
                 while arriving and not (task and task.cancelling()):
                     await receive_and_note()
             await send({"type": "http.response.body"})
