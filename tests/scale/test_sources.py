@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,13 @@ def test_a_source_without_images_says_so(album: Path, source: str, sentence: str
     with pytest.raises(ScoreError) as raised:
         images(source)
     assert str(raised.value) == sentence.format(here=album)
+
+
+def test_a_name_that_is_not_utf_8_says_which(album: Path) -> None:
+    Path(os.fsdecode(b"caf\xe9.jpg")).touch()
+    with pytest.raises(ScoreError) as raised:
+        images(".")
+    assert f"The name {album}/caf\\xe9.jpg is not in UTF-8" in str(raised.value)
 
 
 def test_a_file_that_is_gone_is_an_error_of_its_own(album: Path) -> None:

@@ -73,9 +73,12 @@ class Source:
             everything = self.files.get_file_info(
                 FileSelector(self.root, allow_not_found=True, recursive=True)
             )
-        except (OSError, UnicodeDecodeError) as error:
+            found = [info for info in everything if info.type == FileType.File and self._takes(info.path)]
+        except OSError as error:
             raise ScoreError(f"{self.prefix}{self.root} cannot be listed ({error}).") from error
-        found = [info for info in everything if info.type == FileType.File and self._takes(info.path)]
+        except UnicodeDecodeError as error:
+            name = error.object.decode(errors="backslashreplace")
+            raise ScoreError(f"The name {name} is not in UTF-8, as PyArrow needs it: rename it.") from error
         if not found:
             raise ScoreError(
                 f"There is no JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or Parquet file at {self.prefix}{self.root}"
