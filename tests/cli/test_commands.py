@@ -330,13 +330,14 @@ def test_addresses_are_read_too(predict: Predict, web: str, tmp_path: Path) -> N
         ("/missing.jpg", "The server answered 404 Not Found."),
         ("/loop", "The address cannot be read (Exceeded maximum allowed redirects)."),
         ("/endless", "The file is larger than 1000000 bytes: "),
-        (None, "The address cannot be read ("),
+        ("http://no..name/x.jpg", "The address cannot be read ("),
+        ("http://[/x.jpg", "The address cannot be read (Invalid IPv6 URL)."),
     ],
 )
 def test_an_address_without_a_photograph_costs_no_other_its_answer(
-    predict: Predict, web: str, path: str | None, problem: str
+    predict: Predict, web: str, path: str, problem: str
 ) -> None:
-    address = "http://no..name/x.jpg" if path is None else web + path
+    address = web + path if path.startswith("/") else path
     ended = predict("--json", address, ASTRONAUT, AGEGENDER_MAX_BYTES="1000000")
     assert ended.returncode == 1
     wrong, right = json.loads(ended.stdout)
@@ -380,6 +381,18 @@ def test_a_photograph_too_wide_to_be_drawn_is_a_problem_and_the_others_are_drawn
     ended = predict(f"--annotate={into}", wide, ASTRONAUT)
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"{wide}: It cannot be annotated: it has more pixels a side than a JPEG")
+    assert [path.name for path in into.iterdir()] == ["astronaut.annotated.jpg"]
+
+
+def test_a_name_too_long_for_a_copy_is_a_problem_and_the_others_are_drawn(
+    predict: Predict, tmp_path: Path
+) -> None:
+    long = tmp_path / f"{'a' * 250}.jpg"
+    shutil.copyfile(ASTRONAUT, long)
+    into = tmp_path / "drawn"
+    ended = predict(f"--annotate={into}", long, ASTRONAUT)
+    assert ended.returncode == 1
+    assert ended.stderr == f"{long}: It cannot be annotated: the name of the copy would be too long.\n"
     assert [path.name for path in into.iterdir()] == ["astronaut.annotated.jpg"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import itertools
 import os
@@ -114,12 +115,20 @@ def find_files(names: Iterable[str]) -> tuple[list[File], dict[str, Counter[str]
         if name == STDIN:
             files.append(File(name, "stdin" + _ANNOTATED))
         elif File(name).is_address:
-            files.append(File(name, (Path(urlsplit(name).path).stem or "photograph") + _ANNOTATED))
+            files.append(_at_address(name))
         else:
             found, kinds = _on_disk(name)
             files += found
             left_out[name] = kinds
     return files, left_out
+
+
+def _at_address(name: str) -> File:
+    try:
+        path = urlsplit(name).path
+    except ValueError as error:  # brackets around what is no IPv6 address
+        return File(name, problem=f"The address cannot be read ({error}).")
+    return File(name, (Path(path).stem or "photograph") + _ANNOTATED)
 
 
 def _on_disk(name: str) -> tuple[Iterable[File], Counter[str]]:
@@ -263,6 +272,8 @@ def _write(drawn: Image, folder: Path, name: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(jpeg.tobytes())
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # the other names may be shorter
+            raise FileProblem("It cannot be annotated: the name of the copy would be too long.") from error
         raise CannotAnnotate(
             f"Annotated photographs cannot be written into {folder} ({error.strerror})."
         ) from error
