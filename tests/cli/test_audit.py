@@ -154,6 +154,10 @@ def test_a_column_with_too_many_values_makes_no_groups(audit: Audit, tmp_path: P
         ),
         ("file,age\na.jpg,29-20\n", "line 2: the age '29-20' must be from 0 to 120"),
         ("file,age\na.jpg,200\n", "line 2: the age '200' must be from 0 to 120"),
+        (
+            'file,age\n"a.jpg,20\n' + "b.jpg,20\n" * 20_000,
+            "field larger than field limit (131072): look for a quote that is not closed.",
+        ),
         ("file,gender\na.jpg,x\n", "line 2: the gender 'x' must be male (m), female (f) or empty."),
         (
             "file,age\na.jpg,20\n",

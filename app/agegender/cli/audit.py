@@ -82,6 +82,18 @@ def read_labels(path: Path) -> list[Label]:
         raise AuditError(f"{path} is not text in UTF-8: save the table as CSV in UTF-8.") from error
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        labels = _labels(path, reader)
+    except csv.Error as error:  # a quote that is never closed makes one cell of all that follows
+        raise AuditError(
+            f"{path}, line {reader.line_num}: {error}: look for a quote that is not closed."
+        ) from error
+    if not labels:
+        raise AuditError(f"{path} has a heading but no rows: add a row for each photograph.")
+    return labels
+
+
+def _labels(path: Path, reader: csv.DictReader[str]) -> list[Label]:
     names = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
     if "file" not in names or not {"age", "gender"} & set(names):
         raise AuditError(
@@ -95,8 +107,6 @@ def read_labels(path: Path) -> list[Label]:
         except ValueError as error:
             raise AuditError(f"{path}, line {reader.line_num}: {error}.") from error
         labels.append(Label(cells.pop("file"), age, {"gender": gender, **cells}))
-    if not labels:
-        raise AuditError(f"{path} has a heading but no rows: add a row for each photograph.")
     return labels
 
 
