@@ -77,6 +77,7 @@ def test_a_port_in_use_is_a_note_since_this_service_may_use_it(models_folder: Pa
     state, text = found(findings, f"port {port} (Address already in use)")
     assert state == "note"
     assert "--metrics-port (AGEGENDER_METRICS_PORT)" in text
+    assert text.endswith("If this service uses it, all is well.")
     assert found(examine(models_folder, host="nowhere.invalid"), "is unknown").state == "wrong"
 
 

@@ -130,6 +130,9 @@ def _ports(settings: Settings) -> Iterator[Finding]:
                 bound.close()
         except CannotListen as error:
             taken = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
-            yield Finding("note" if taken else "wrong", str(error))  # it may be this service that uses it
+            if taken:
+                yield Finding("note", f"{error} If this service uses it, all is well.")
+            else:
+                yield Finding("wrong", str(error))
         else:
             yield Finding("ok", f"port {port} on {settings.host} is free")
