@@ -247,6 +247,8 @@ def _prediction(
 def _batch(
     http: Http, photographs: Sequence[Photograph], channels: Channels | None, options: Options
 ) -> httpx.Request:
+    if not photographs:  # a form without files would be sent as no form at all
+        raise ValueError("The batch is empty: give at least one photograph.")
     files = [
         ("images", (_name(photograph, number), _file(photograph, channels)))
         for number, photograph in enumerate(photographs, 1)

@@ -121,7 +121,6 @@ def test_the_exception_for_a_bad_request_has_the_problem_of_the_service(
         (one, b"no image", {}, problems.IMAGE_UNREADABLE, "Send a JPEG"),
         (one, b"any", {"modle": "age_gender_A"}, problems.PARAMETER_INVALID, "Unknown query parameter"),
         (batch, [b"any"] * 33, {}, problems.MULTIPART_INVALID, "too many images"),
-        (batch, [], {}, problems.MEDIA_TYPE_UNSUPPORTED, "must be multipart"),
         (batch, [ASTRONAUT], {"model": "age_gender_Z"}, problems.MODEL_UNKNOWN, "no such model"),
     ):
         with pytest.raises(BadRequest) as raised:
@@ -284,4 +283,6 @@ def test_a_photograph_that_cannot_be_read_is_not_sent(ask: Ask) -> None:
             ask(canned.url, "predict", "nowhere.jpg")
         with pytest.raises(ValueError, match="order of its colours"):
             ask(canned.url, "predict_batch", [b"any", grey()])
+        with pytest.raises(ValueError, match="The batch is empty: give at least one photograph"):
+            ask(canned.url, "predict_batch", [])
     assert canned.bodies == []
