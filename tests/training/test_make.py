@@ -206,7 +206,6 @@ def test_a_recipe_with_a_teacher_learns_from_it(
         tmp_path / "B.toml",
         recipe.FOLDER / "B.toml",
         stages="[{ side = 32, epochs = 1 }]",
-        last_frozen_layer='"stage1_block1_relu2"',
         **SMALL,
     )
     command = f"make {small} --cache {made.folder}/cache --runs {tmp_path}/runs --models {tmp_path}/models"
