@@ -232,7 +232,7 @@ def _is_temporary(error: BaseException) -> bool:
     if not isinstance(error, AgeGenderError):
         return False
     if error.problem is None:
-        return not isinstance(error, TimedOut)
+        return not isinstance(error, TimedOut) or isinstance(error.__cause__, httpx.ConnectTimeout)
     return error.problem.status in (429, 503) and (error.retry_after or 0) <= LONGEST_WAIT
 
 

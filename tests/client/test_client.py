@@ -8,6 +8,7 @@ import http.server
 import json
 import os
 import pickle
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -264,6 +265,20 @@ def test_an_answer_that_takes_too_long_is_not_waited_for(ask: Ask) -> None:
         with pytest.raises(TimedOut, match="use a longer timeout"):
             ask(canned.url, "predict", b"any", client={"timeout": 0.2})
     assert len(canned.bodies) == 1
+
+
+def test_a_connection_that_takes_too_long_is_tried_again(ask: Ask) -> None:
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(2):  # that nobody accepts: the system ignores further ones
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        begun = time.monotonic()
+        with pytest.raises(TimedOut):
+            ask(url, "predict", b"any", client={"timeout": 0.2, "retries": 2})
+    assert time.monotonic() >= begun + 3 * 0.2
 
 
 # Without a server
