@@ -1,13 +1,16 @@
-"""Which files are meant by a name, and how many of them are in memory at a time."""
+"""Which files are meant by a name, how many of them are in memory at a time, and what Ctrl-C leaves of them."""
 
 from __future__ import annotations
 
+import io
+import json
 import threading
 from pathlib import Path
 
 import pytest
 from agegender.answers import Prediction
-from agegender.cli.files import File, find_files, results
+from agegender.cli.files import File, Result, find_files, results
+from agegender.cli.output import print_json
 from agegender.settings import Settings
 from agegender.vision.decode import ImageUnreadable
 from helpers import PATIENCE
@@ -98,3 +101,17 @@ def test_results_come_in_order_from_several_threads_and_few_files_are_read_ahead
         assert result.name == names[taken]
         assert len(asked) <= taken + 8
     assert seen == [*names[:7], "No image.", *names[8:]]
+
+
+def test_ctrl_c_between_two_photographs_leaves_json_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def write(self, text: str) -> int:
+            if "b.jpg" in text:
+                raise KeyboardInterrupt
+            return super().write(text)
+
+    printed = Terminal()
+    monkeypatch.setattr("sys.stdout", printed)
+    with pytest.raises(KeyboardInterrupt):
+        print_json([Result("a.jpg", "Broken."), Result("b.jpg", "Broken.")])
+    assert json.loads(printed.getvalue()) == [{"filename": "a.jpg", "error": "Broken."}]

@@ -68,7 +68,8 @@ def print_json(results: Iterable[Result]) -> None:
                 entry["prediction"] = outcome.model_dump(mode="json")
             else:
                 entry["error"] = outcome
-            print(before, indent(json.dumps(entry, indent=2), "  "), sep="\n", end="")
+            # In one piece, so that Ctrl-C leaves no comma without an entry.
+            print(before + "\n" + indent(json.dumps(entry, indent=2), "  "), end="")
             before = ","
     finally:
         print("\n]" if before == "," else "[]")
