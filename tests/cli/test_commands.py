@@ -521,3 +521,4 @@ def test_help_of_serve_lists_every_setting_with_its_environment_variable(cache: 
     for name in Settings.model_fields:
         assert f"--{name.replace('_', '-')} " in ended.stdout
         assert f"AGEGENDER_{name.upper()}]" in ended.stdout
+    assert ended.stdout.count("true|false") == 2  # --traces and --page, which need one of them

@@ -86,7 +86,9 @@ def _of_settings() -> Iterator[inspect.Parameter]:
         default = field.default  # beside the plain ones, the descriptions tell them
         shown = str(default) if default and isinstance(default, str | int | float) else False
         variable = f"{ENV_PREFIX}{name.upper()}"
-        yield _option(name, None, str | None, help=field.description, envvar=variable, show_default=shown)
+        details: dict[str, Any] = {"metavar": "true|false"} if field.annotation is bool else {}
+        details |= {"help": field.description, "envvar": variable, "show_default": shown}
+        yield _option(name, None, str | None, **details)
 
 
 def _print_version(wanted: bool) -> None:
