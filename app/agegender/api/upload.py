@@ -72,6 +72,18 @@ class BatchBody(BaseModel):
     )
 
 
+_WRONG = {
+    "extra_forbidden": "is not expected",
+    "json_invalid": "is not valid JSON",
+    "list_type": "must be a list",
+    "missing": "is missing",
+    "model_type": "must be an object",
+    "string_type": "must be a string",
+    "too_long": "has too many entries",
+    "too_short": "is empty",
+}
+"""What pydantic's kinds of error say of a part of a JSON body."""
+
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -202,8 +214,11 @@ def _read_json(form: type[Body], body: bytes, expected: str) -> Body:
         try:
             return form.model_validate_json(body)
         except ValidationError as error:
-            parts = [(*each["loc"], each["msg"]) for each in error.errors(include_input=False)[:3]]
-            wrong = "; ".join(": ".join(map(str, part)) for part in parts)[:200]
+            parts = [
+                f"{'.'.join(map(str, each['loc'])) or 'the body'} {_WRONG.get(each['type'], 'is wrong')}"
+                for each in error.errors(include_input=False)[:3]
+            ]
+            wrong = ", ".join(parts)[:200]
     raise ApiError(
         JSON_INVALID, f"The JSON is not as expected ({wrong}): {expected}, and options in the query."
     )
