@@ -144,8 +144,7 @@ class KeepContract:
         else:
             await self._app(scope, receive_bounded, send_own)
         if not answered:
-            kind = refusal or REPLICA_LOST
-            error = problems.ApiError(kind, headers={"X-Request-ID": request_id})
+            error = problems.ApiError(refusal or REPLICA_LOST, headers={"X-Request-ID": request_id})
             response = problems.problem_response(error, scope["path"], request_id)
             response.raw_headers += HEADERS
             await response(scope, receive, send)
