@@ -72,7 +72,7 @@ class BatchBody(BaseModel):
     )
 
 
-_WRONG = {
+_JSON_MISTAKES = {
     "extra_forbidden": "is not expected",
     "json_invalid": "is not valid JSON",
     "list_type": "must be a list",
@@ -215,7 +215,7 @@ def _read_json(form: type[Body], body: bytes, expected: str) -> Body:
             return form.model_validate_json(body)
         except ValidationError as error:
             parts = [
-                f"{'.'.join(map(str, each['loc'])) or 'the body'} {_WRONG.get(each['type'], 'is wrong')}"
+                f"{'.'.join(map(str, each['loc'])) or 'the body'} {_JSON_MISTAKES.get(each['type'], 'is wrong')}"
                 for each in error.errors(include_input=False)[:3]
             ]
             wrong = ", ".join(parts)[:200]
