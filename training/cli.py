@@ -114,21 +114,26 @@ def make(
 
     Without archives, use the faces that are already prepared. A stopped run is resumed.
     """
-    from training import export, recipe  # slow to import (Keras), and other commands do not need it
+    import keras  # slow to import, and other commands do not need it
+
+    from training import export, recipe
     from training import train as training
+    from training.distributed import ALONE, join
 
     chosen = recipe.load(name)
     faces = prepare(utkface, fairface, yunet, cache) if utkface or fairface else data.load(cache)
     others = _official_validation(fairface_val, yunet)
     run = runs / Path(name).stem
+    process, own = ALONE, run
     if distributed:
-        from training.distributed import join
-
         process = join()
         own = run if process.index == 0 else run.with_name(f"{run.name}-process{process.index}")
-        training.train(chosen, faces, own, imagenet, recognizer, process)
+    network = training.train(chosen, faces, own, imagenet, recognizer, process)
+    if keras.backend.backend() != "tensorflow":
+        out.print(
+            "Trained. TensorFlow writes the model: run it again without KERAS_BACKEND and --distributed."
+        )
         return
-    network = training.train(chosen, faces, run, imagenet, recognizer)
     record = training.read_record(run) | {"history": training.read_history(run)}
     files = export.Files(models, f"age_gender_{Path(name).stem}")
     export.convert(network, chosen.side, faces, files)
@@ -296,7 +301,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(arguments)
     except ModuleNotFoundError as error:
-        sys.exit(f"training: {error.name} is not installed: run `make env-train` first.")
+        target = error.name if error.name in ("jax", "torch") else "train"
+        sys.exit(f"training: {error.name} is not installed: run `make env-{target}` first.")
     except (TrainingError, DetectorFileError, ModelsInvalid, UnknownModel) as error:
         sys.exit(f"training: {error}")
     except OSError as error:

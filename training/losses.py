@@ -52,7 +52,7 @@ class AgeLoss(keras.losses.Loss):
 
     def __init__(self, prior: NDArray[np.float32], teacher_share: float = 0.0) -> None:
         super().__init__(name="age_loss")
-        self._log_prior = np.log(prior)[None, :]
+        self._log_prior = ops.convert_to_tensor(np.log(prior)[None, :])
         self._teacher_share = teacher_share
 
     def call(self, label: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:

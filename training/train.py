@@ -9,6 +9,8 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ class Batches(keras.utils.PyDataset):
         self._size = batch_size
         self._seed = seed
         self._order = np.random.default_rng(seed)  # the same in all processes
-        self._random = np.random.default_rng((seed or 0, process.index))
+        self._epoch = 0
         self._teacher = teacher
         self._process = process
         self.on_epoch_end()
@@ -71,12 +73,13 @@ class Batches(keras.utils.PyDataset):
         age = np.stack([self._faces.age_low[rows], self._faces.age_high[rows]], axis=1).astype(np.float32)
         male = self._faces.male[rows, None].astype(np.float32)
         crops = self._faces.crops[rows]
+        random = np.random.default_rng((self._seed or 0, self._process.index, self._epoch, index))
         if self._teacher is not None:
             recipe, answers = self._teacher
-            number = self._random.integers(answers.views, size=len(rows))
+            number = random.integers(answers.views, size=len(rows))
             seen = np.searchsorted(answers.rows, rows), number
             images = [
-                spoil(resize(view(crop, int(row), int(n), answers.seed), self._side), self._random)
+                spoil(resize(view(crop, int(row), int(n), answers.seed), self._side), random)
                 for crop, row, n in zip(crops, rows, number, strict=True)
             ]
             age = np.concatenate([age, answers.age[seen]], axis=1, dtype=np.float32)
@@ -84,13 +87,14 @@ class Batches(keras.utils.PyDataset):
             features = answers.features[seen].astype(np.float32)
             return {"images": np.stack(images), "features": features}, {"age": age, "gender": male}
         if self._seed is not None:
-            images = [spoil(alter(crop, self._side, self._random), self._random) for crop in crops]
+            images = [spoil(alter(crop, self._side, random), random) for crop in crops]
         else:
             images = [resize(crop, self._side) for crop in crops]
         return np.stack(images), {"age": age, "gender": male}
 
     def on_epoch_end(self) -> None:
         """Shuffle."""
+        self._epoch += 1
         if self._seed is not None:
             self._rows = self._order.permutation(self._rows)
 
@@ -113,6 +117,13 @@ class Trainee(keras.Model):
         if features:
             learned = keras.layers.Dense(features, name="features")(network.get_layer("pool").output)
             self._learner = keras.Model(network.input, {**network.output, "features": learned})
+        self._learn: Callable[[Any], dict[str, Any]] = partial(self._learner, training=True)
+        self._answer: Callable[[Any], dict[str, Any]] = partial(averaged, training=False)
+        if keras.backend.backend() == "torch":
+            from training.compiled import compiled
+
+            self._learn = compiled(self._learner, training=True)
+            self._answer = compiled(averaged, training=False)
 
     def build(self, input_shape: Any) -> None:
         """Build nothing: both networks are built."""
@@ -120,11 +131,9 @@ class Trainee(keras.Model):
     def call(self, batch: Any, training: bool = False) -> dict[str, keras.KerasTensor]:
         """Logits of (n, side, side, 3) images in 0..255, or of those in a dictionary with their `features`."""
         images = ops.cast(batch["images"] if isinstance(batch, dict) else batch, "float32")
-        answer: dict[str, keras.KerasTensor]
         if not training:
-            answer = self.averaged(images, training=False)
-            return answer
-        answer = dict(self._learner(images, training=True))
+            return self._answer(images)
+        answer = dict(self._learn(images))
         if isinstance(batch, dict):
             error = ops.mean(ops.square(answer.pop("features") - batch["features"]))
             self.add_loss(self._features_weight * error)
