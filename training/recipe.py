@@ -72,6 +72,8 @@ class Recipe(_Part):
     """The layers up to this one keep their first weights."""
     datasets: tuple[Literal["utkface", "fairface"], ...]
     """The data sets that train the network, choose the epoch and calibrate the result."""
+    utkface_repeats: Positive = 1
+    """How often an epoch shows each face of UTKFace; it shows those of FairFace once."""
     stages: tuple[Stage, ...]
     """One after another; the side of the last one is that at which the network is validated and served."""
     batch_size: Positive

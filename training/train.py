@@ -20,7 +20,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from training.augment import alter, resize, spoil
-from training.data import Faces
+from training.data import UTKFACE, Faces
 from training.distributed import ALONE, Process
 from training.errors import TrainingError
 from training.files import write_json
@@ -210,10 +210,12 @@ def train(
             raise TrainingError("This recipe has a teacher: add --recognizer w600k_mbf.onnx.")
         answers = ask(recognizer, faces, rows[TRAIN], recipe.teacher.views, recipe.seed, run.parent)
         teacher, share = (recipe.teacher, answers), recipe.teacher.share
+    repeats = np.where(faces.dataset[rows[TRAIN]] == UTKFACE, recipe.utkface_repeats, 1)
+    shown = np.repeat(rows[TRAIN], repeats)
     run.mkdir(parents=True, exist_ok=True)
     _begin_record(recipe, faces, run)
     trainee = _trainee(recipe, imagenet, teacher)
-    steps = len(rows[TRAIN]) // recipe.batch_size * recipe.epochs
+    steps = len(shown) // recipe.batch_size * recipe.epochs
     trainee.compile(
         optimizer=_optimizer(recipe, steps),
         loss={
@@ -253,7 +255,7 @@ def train(
         # Other views than before it was stopped.
         seed = recipe.seed + 1000 * max(first, len(history))
         trainee.fit(
-            Batches(faces, rows[TRAIN], stage.side, recipe.batch_size, seed, teacher, process),
+            Batches(faces, shown, stage.side, recipe.batch_size, seed, teacher, process),
             validation_data=validation,
             initial_epoch=first,
             epochs=done,
