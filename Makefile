@@ -80,6 +80,13 @@ prepare: $(VENV)/.train
 model-A model-B model-C: prepare
 	$(MAKE_MODEL) $(@:model-%=%)
 
+model-B: runs/B_before/age_gender_B.keras
+
+# The B that this one goes on from.
+runs/B_before/age_gender_B.keras:
+	mkdir -p $(@D)
+	git show 94a15dc:models/age_gender_B.keras > $@
+
 model-C: runs/C_first/age_gender_C_first.keras
 
 runs/C_first/age_gender_C_first.keras: | prepare

@@ -84,6 +84,8 @@ class Recipe(_Part):
     dropout: Share
     average_decay: Share
     """How much of the weights' moving average stays at each step."""
+    share_of_first_weights: Share = 0.0
+    """In the end, of the weights that the run began with; the rest is what it learned (Wortsman et al. 2022)."""
     teacher: Teacher | None = None
     seed: int = Field(ge=0)
 

@@ -34,6 +34,9 @@ RECORD_FILE = "run.json"
 HISTORY_FILE = "history.csv"
 BEST_FILE = "best.weights.h5"
 
+# Of a run that goes on: neither changes what was trained until then.
+_CHANGEABLE = {"stages": None, "share_of_first_weights": None}
+
 
 class Batches(keras.utils.PyDataset):
     """Batches of images (n, side, side, 3) uint8 with their labels and, with a teacher, its features and answers.
@@ -204,12 +207,12 @@ def train(
     rows = {split: np.flatnonzero(usable & (faces.split == split)) for split in (TRAIN, VALIDATION)}
     if len(rows[TRAIN]) < recipe.batch_size or not len(rows[VALIDATION]):
         raise TrainingError("There are fewer faces than one batch, or none to validate on: prepare more.")
-    teacher, share = None, 0.0
+    teacher, teacher_share = None, 0.0
     if recipe.teacher is not None:
         if recognizer is None:
             raise TrainingError("This recipe has a teacher: add --recognizer w600k_mbf.onnx.")
         answers = ask(recognizer, faces, rows[TRAIN], recipe.teacher.views, recipe.seed, run.parent)
-        teacher, share = (recipe.teacher, answers), recipe.teacher.share
+        teacher, teacher_share = (recipe.teacher, answers), recipe.teacher.share
     repeats = np.where(faces.dataset[rows[TRAIN]] == UTKFACE, recipe.utkface_repeats, 1)
     shown = np.repeat(rows[TRAIN], repeats)
     run.mkdir(parents=True, exist_ok=True)
@@ -219,7 +222,7 @@ def train(
     trainee.compile(
         optimizer=_optimizer(recipe, steps),
         loss={
-            "age": AgeLoss(smooth_age_prior(faces, rows[TRAIN]), share),
+            "age": AgeLoss(smooth_age_prior(faces, rows[TRAIN]), teacher_share),
             "gender": keras.losses.BinaryCrossentropy(from_logits=True),
         },
         metrics={
@@ -264,13 +267,17 @@ def train(
             verbose=2,
         )
     trainee.load_weights(run / BEST_FILE)
+    if share := recipe.share_of_first_weights:
+        first, learned = _first(recipe, imagenet).get_weights(), trainee.averaged.get_weights()
+        trainee.averaged.set_weights(
+            [share * a + (1 - share) * b for a, b in zip(first, learned, strict=True)]
+        )
     return trainee.averaged
 
 
 def _trainee(recipe: Recipe, imagenet: str, teacher: tuple[Teacher, Answers] | None) -> Trainee:
     keras.utils.set_random_seed(recipe.seed)
-    weights = imagenet if recipe.initial_weights == "imagenet" else recipe.initial_weights
-    network = begin(recipe.network, recipe.dropout, weights)
+    network = _first(recipe, imagenet)
     if recipe.last_frozen_layer is not None:
         freeze(network, recipe.last_frozen_layer)
     averaged = build(recipe.network, recipe.dropout)
@@ -279,6 +286,11 @@ def _trainee(recipe: Recipe, imagenet: str, teacher: tuple[Teacher, Answers] | N
     trainee = Trainee(network, averaged, *learned)
     trainee(np.zeros((1, recipe.side, recipe.side, 3), np.uint8))
     return trainee
+
+
+def _first(recipe: Recipe, imagenet: str) -> keras.Model:
+    weights = imagenet if recipe.initial_weights == "imagenet" else recipe.initial_weights
+    return begin(recipe.network, recipe.dropout, weights)
 
 
 def _optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
@@ -295,7 +307,7 @@ def _optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
 
 
 def _begin_record(recipe: Recipe, faces: Faces, run: Path) -> None:
-    """Record what the run depends on. Of a resumed one only the stages may differ: else raises TrainingError."""
+    """Record what the run depends on. Of a resumed one only `_CHANGEABLE` may differ: else raises TrainingError."""
     file = run / RECORD_FILE
     choices, digest = recipe.choices(), faces.digest()
     record: dict[str, Any] = {
@@ -307,7 +319,7 @@ def _begin_record(recipe: Recipe, faces: Faces, run: Path) -> None:
     if file.is_file():
         record = json.loads(file.read_text())
         before = {key: record["recipe"].get(key) for key in choices}
-        if before | {"stages": None} != choices | {"stages": None} or record["data_sha256"] != digest:
+        if before | _CHANGEABLE != choices | _CHANGEABLE or record["data_sha256"] != digest:
             raise TrainingError(f"{run} holds a run of another recipe or other data: name another --runs.")
     write_json(file, record | {"recipe": choices, "data_sha256": digest})
 

@@ -25,7 +25,7 @@ keras = pytest.importorskip("keras", reason="the training job's packages are not
 from agegender.inference.variants import load_catalogue
 from recognizer_file import write_recognizer
 
-from training import data, recipe, teacher, train
+from training import data, networks, recipe, teacher, train
 from training.cli import app
 from training.errors import TrainingError
 from training.losses import AgeLoss, smooth_age_prior
@@ -179,6 +179,24 @@ def test_a_run_that_goes_on_keeps_its_epochs_and_its_best_weights(made: Made, tm
         assert np.array_equal(one, other)
 
 
+def test_a_share_of_the_first_weights_is_kept(made: Made, tmp_path: Path) -> None:
+    faces = data.load(made.folder / "cache")
+    first = made.models / f"{MODEL}.keras"
+    text = (made.folder / "mine.toml").read_text()
+    text = text.replace('initial_weights = "random"', f'initial_weights = "{first}"')
+
+    def weights(share: float) -> list[Any]:
+        (tmp_path / "mine.toml").write_text(f"share_of_first_weights = {share}\n{text}")
+        chosen = recipe.load(str(tmp_path / "mine.toml"))
+        return list(train.train(chosen, faces, tmp_path / "run", "imagenet", None).get_weights())
+
+    learned, mixed = weights(0.0), weights(0.5)
+    for begun, ended, half in zip(
+        networks.begin("residual", 0.1, str(first)).get_weights(), learned, mixed, strict=True
+    ):
+        np.testing.assert_allclose(half, (begun + ended) / 2, rtol=1e-5, atol=1e-6)
+
+
 def validation_loss(network: Any, chosen: recipe.Recipe, faces: data.Faces) -> float:
     batches = train.Batches(faces, faces.indices("validation"), chosen.side, chosen.batch_size)
     network.compile(
@@ -206,6 +224,8 @@ def test_a_recipe_with_a_teacher_learns_from_it(
         tmp_path / "B.toml",
         recipe.FOLDER / "B.toml",
         stages="[{ side = 32, epochs = 1 }]",
+        last_frozen_layer='"stem_relu"',
+        utkface_repeats="3",
         **SMALL,
     )
     command = f"make {small} --cache {made.folder}/cache --runs {tmp_path}/runs --models {tmp_path}/models"
@@ -213,6 +233,8 @@ def test_a_recipe_with_a_teacher_learns_from_it(
         call(command)
     result = call(f"{command} --recognizer {recognizer}")
     assert result.exit_code == 0, result.output
+    steps = 3 * len(data.load(made.folder / "cache").indices("train")) // 64
+    assert f"{steps}/{steps}" in result.output  # it saw each face three times
     variant = load_catalogue(tmp_path / "models")["age_gender_B"].variant
     assert variant.licence.startswith("For non-commercial")
     assert "teacher" in (tmp_path / "models/age_gender_B.md").read_text()
