@@ -45,8 +45,7 @@ def learn(answer):
 for ours, keras_own in zip(
     learn(compiled.compiled(network, training=True)), learn(lambda x: network(x, training=True)), strict=True
 ):
-    # Rounding alone changes some gradients of the first layers by several percent.
-    assert np.linalg.norm(ours - keras_own) <= 0.1 * np.linalg.norm(keras_own) + 1e-3
+    assert np.linalg.norm(ours - keras_own) <= float(sys.argv[3]) * np.linalg.norm(keras_own) + 1e-3
 answer = compiled.compiled(network, training=False)(images)
 expected = network(images, training=False)
 for name in answer:
@@ -63,13 +62,15 @@ def run(*arguments: str, folder: Path) -> str:
     return done.stdout
 
 
+# Images that differ by a millionth change gradients of MobileNetV2 with random weights by 4 %, on Keras alone.
 @pytest.mark.parametrize(
-    ("architecture", "last_frozen"), [("mobilenet_v2", "block_3_project_BN"), ("residual", "stem_relu")]
+    ("architecture", "last_frozen", "tolerance"),
+    [("mobilenet_v2", "block_3_project_BN", "0.1"), ("residual", "stem_relu", "0.002")],
 )
 def test_answers_and_gradients_are_those_of_keras(
-    architecture: str, last_frozen: str, tmp_path: Path
+    architecture: str, last_frozen: str, tolerance: str, tmp_path: Path
 ) -> None:
-    run("-c", COMPARE, architecture, last_frozen, folder=tmp_path)
+    run("-c", COMPARE, architecture, last_frozen, tolerance, folder=tmp_path)
 
 
 def test_a_run_on_pytorch_ends_on_tensorflow(tmp_path: Path) -> None:
