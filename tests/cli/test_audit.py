@@ -125,7 +125,9 @@ def test_photographs_are_read_as_predict_reads_them_and_of_several_faces_the_lar
         np.abs(errors).mean(), abs=0.3
     )  # another crop of the same face
     assert measured["age_bias"] == pytest.approx(errors.mean(), abs=0.3)
-    assert measured["gender_accuracy"] == 1
+    assert measured["gender_accuracy"] == np.mean(
+        [face.gender.label == "female" for face in (collins, hopper)]
+    )
 
 
 def test_a_column_with_too_many_values_makes_no_groups(audit: Audit, tmp_path: Path) -> None:
