@@ -14,7 +14,7 @@ import cv2
 import keras
 import numpy as np
 import onnx
-import onnxruntime
+import openvino
 from agegender.inference.ages import AGES
 from agegender.vision.align import CHIP_SIZE, CROP_SIZE, TEMPLATE
 from numpy.typing import NDArray
@@ -96,31 +96,34 @@ def ask(file: Path, faces: Faces, rows: NDArray[np.int64], views: int, seed: int
 
 
 class Recognizer:
-    """`w600k_mbf.onnx` with its feature maps as outputs. Raises TrainingError if the file is another one."""
+    """`w600k_mbf.onnx` with its feature maps as outputs. Raises TrainingError if the file is another one.
+
+    On OpenVINO, which computes in 16 bits where the processor can: over twice as fast there as ONNX Runtime.
+    """
 
     def __init__(self, file: Path) -> None:
         try:
             model = onnx.load(file)
             for name in STAGES:
                 model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 3  # else it warns at each run that the file declares a batch of one
-            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-            self._input = self._session.get_inputs()[0].name
-            self([np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)])
-        except Exception as error:  # protobuf's and ONNX Runtime's have no class in common
+            network = openvino.Core().read_model(model=model.SerializeToString())
+            network.reshape([_BATCH, 3, SIDE, SIDE])
+            self._network = openvino.compile_model(network, "CPU")
+            self._outputs = [self._network.output(name) for name in (EMBEDDING, *STAGES)]
+        except Exception as error:  # protobuf's and OpenVINO's have no class in common
             raise TrainingError(f"{file} cannot be read: name InsightFace's w600k_mbf.onnx.") from error
 
     def __call__(self, crops: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Features (n, size) of n crops (128, 128, 3)."""
+        """Features (n, size) of n crops (128, 128, 3), at most 64."""
         to_view, _ = cv2.estimateAffinePartial2D(
             TEMPLATE * (CROP_SIZE / CHIP_SIZE), EYES_NOSE_MOUTH, method=cv2.LMEDS
         )
-        seen = [
-            cv2.warpAffine(crop, to_view, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE) for crop in crops
-        ]
-        batch = np.transpose(np.stack(seen).astype(np.float32) / 127.5 - 1, (0, 3, 1, 2))
-        embedding, *maps = self._session.run([EMBEDDING, *STAGES], {self._input: batch})
+        batch = np.zeros((_BATCH, 3, SIDE, SIDE), np.float32)
+        for place, crop in zip(batch, crops, strict=False):
+            seen = cv2.warpAffine(crop, to_view, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
+            place[:] = np.transpose(seen / np.float32(127.5) - 1, (2, 0, 1))
+        answer = self._network(batch)
+        embedding, *maps = (answer[output][: len(crops)] for output in self._outputs)
         unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
         pooled = [statistic(of, axis=(2, 3)) for of in maps for statistic in (np.mean, np.std)]
         return np.concatenate([unit, *pooled], axis=1)
@@ -131,8 +134,9 @@ def _write_features(
 ) -> None:
     """Standardised features (n, views, size)."""
     parts = []
-    for start in track(range(0, len(rows), _BATCH), "Asking the teacher"):
-        some = rows[start : start + _BATCH]
+    at_once = _BATCH // views
+    for start in track(range(0, len(rows), at_once), "Asking the teacher"):
+        some = rows[start : start + at_once]
         crops = [view(faces.crops[row], int(row), number, seed) for row in some for number in range(views)]
         parts.append(network(crops).reshape(len(some), views, -1).astype(np.float16))
     features = np.concatenate(parts)
