@@ -80,12 +80,13 @@ prepare: $(VENV)/.train
 model-A model-B model-C: prepare
 	$(MAKE_MODEL) $(@:model-%=%)
 
+model-A: runs/A_before/age_gender_A.keras
 model-B: runs/B_before/age_gender_B.keras
 
-# The B that this one goes on from.
-runs/B_before/age_gender_B.keras:
+# The A and B that these go on from.
+runs/A_before/age_gender_A.keras runs/B_before/age_gender_B.keras:
 	mkdir -p $(@D)
-	git show 94a15dc:models/age_gender_B.keras > $@
+	git show 94a15dc:models/$(@F) > $@
 
 model-C: runs/C_first/age_gender_C_first.keras
 
