@@ -31,8 +31,7 @@ def write_card(
     pictures: Path,
 ) -> None:
     """Write the file `card` and its pictures into the folder `pictures`."""
-    if record.get("history"):
-        plots.learning_curves(record["history"], pictures / "curves.png")
+    plots.learning_curves(record["history"], pictures / "curves.png")
     plots.errors(outcomes[0], pictures / "errors.png")
     environment = Environment(  # noqa: S701 Markdown, not HTML: nothing is escaped.
         loader=FileSystemLoader(TEMPLATE.parent), undefined=StrictUndefined
@@ -48,9 +47,7 @@ def write_card(
         summary=summary,
         weakest=weakest(outcomes),
         splits=split_counts(faces),
-        record={"notes": (), **record},
         training=training(record),
-        curves=(pictures / "curves.png").is_file(),
         tables=[table for outcome in outcomes for table in evaluate.tables(outcome)],
         calibration=calibration(outcomes, variant),
     )
@@ -85,9 +82,6 @@ def weakest(outcomes: list[Outcome]) -> str:
 
 def training(record: dict[str, Any]) -> dict[str, str]:
     """The facts about the run, by name."""
-    if "facts" in record:
-        facts: dict[str, str] = record["facts"]
-        return facts
     recipe = record["recipe"]
     rows = {
         name.replace("_", " "): str(value)

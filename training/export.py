@@ -96,7 +96,7 @@ def publish(
     age, male = evaluate.answers(session, faces, rows)
     fitted = calibrate.fit(age, male, faces.age_low[rows], faces.age_high[rows], faces.male[rows])
     unmeasured = Variant.model_validate(
-        recipe.words.model_dump(exclude={"use"})
+        recipe.words.model_dump(exclude={"use", "origin"})
         | {key: record[key] for key in ("parameters", "trained_on", "created")}
         | dataclasses.asdict(fitted)
         | {

@@ -57,6 +57,8 @@ class Words(_Part):
     use: str
     """Which users should take this model, in a sentence."""
     licence: str
+    origin: str = ""
+    """What the card tells of the weights' way beside the choices of this run."""
 
 
 class Recipe(_Part):
