@@ -119,7 +119,7 @@ class Recognizer:
             TEMPLATE * (CROP_SIZE / CHIP_SIZE), EYES_NOSE_MOUTH, method=cv2.LMEDS
         )
         batch = np.zeros((_BATCH, 3, SIDE, SIDE), np.float32)
-        for place, crop in zip(batch, crops, strict=False):
+        for place, crop in zip(batch[: len(crops)], crops, strict=True):
             seen = cv2.warpAffine(crop, to_view, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
             place[:] = np.transpose(seen / np.float32(127.5) - 1, (2, 0, 1))
         answer = self._network(batch)
