@@ -58,7 +58,7 @@ class Words(_Part):
     """Which users should take this model, in a sentence."""
     licence: str
     origin: str = ""
-    """What the card tells of the weights' way beside the choices of this run."""
+    """How the weights came about, for the card, beside the choices of this run."""
 
 
 class Recipe(_Part):

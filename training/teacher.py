@@ -98,7 +98,8 @@ def ask(file: Path, faces: Faces, rows: NDArray[np.int64], views: int, seed: int
 class Recognizer:
     """`w600k_mbf.onnx` with its feature maps as outputs. Raises TrainingError if the file is another one.
 
-    On OpenVINO, which computes in 16 bits where the processor can: over twice as fast there as ONNX Runtime.
+    On OpenVINO, which computes in 16 bits where the processor can: over twice as fast there as ONNX Runtime. Batches of
+    any size would be a third slower.
     """
 
     def __init__(self, file: Path) -> None:

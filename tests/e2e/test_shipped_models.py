@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import ASTRONAUT, DETECTORS, GRACE_HOPPER, ROOT, YUNET_OPTIONS, Server, serving
+from helpers import ASTRONAUT, DETECTORS, GRACE_HOPPER, ROOT, YUNET_OPTIONS, Server, needs_yunet, serving
 
 MODELS = sorted(path.stem for path in ROOT.glob("models/*.onnx"))
 
@@ -49,9 +49,24 @@ def test_a_known_person_is_of_a_plausible_age(
 
 
 # Only of the default model: A says male of the crop that YuNet's landmarks make of Eileen Collins.
-@pytest.mark.parametrize("detector", DETECTORS)
-def test_a_known_person_is_of_the_right_gender(real_server: Server, detector: str) -> None:
-    (face,) = real_server.faces(ASTRONAUT.read_bytes(), detector=detector)
+@pytest.mark.parametrize(
+    ("photograph", "detector"),
+    [
+        pytest.param(ASTRONAUT, "haar", id="eileen collins-haar"),
+        pytest.param(ASTRONAUT, "yunet", id="eileen collins-yunet", marks=needs_yunet),
+        pytest.param(
+            GRACE_HOPPER,
+            "yunet",
+            id="grace hopper-yunet",
+            marks=[
+                needs_yunet,
+                pytest.mark.xfail(strict=True, reason="B says male, with a probability of 0.51"),
+            ],
+        ),
+    ],
+)
+def test_a_known_person_is_of_the_right_gender(real_server: Server, photograph: Path, detector: str) -> None:
+    (face,) = real_server.faces(photograph.read_bytes(), detector=detector)
     assert face["gender"]["label"] == "female"
 
 
